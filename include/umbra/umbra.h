@@ -1,0 +1,185 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file umbra.h
+ * libumbra: create, run, observe and destroy KVM virtual machines from a C or C++ program.
+ *
+ * The library keeps no global state, never exits, prints, installs signal handlers or
+ * touches the terminal. Any number of VMs can live in one process. Functions return 0 or a
+ * negative errno value unless said otherwise; those that take a `struct umbra_error *`
+ * fill it in on failure (it may be NULL). A struct with a `size` member is versioned: the
+ * caller stores sizeof(the struct) there before the call, and the library writes no more
+ * than that.
+ *
+ * Threads: a `struct umbra_vm` may be used from several threads at once, except that
+ * umbra_vm_destroy() must be the last call on it. A `struct umbra_config` belongs to one
+ * thread at a time.
+ */
+#ifndef UMBRA_UMBRA_H
+#define UMBRA_UMBRA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define UMBRA_API __attribute__((visibility("default")))
+
+/** The class of an error: what a caller (or an exit status) distinguishes. */
+enum umbra_error_class {
+    UMBRA_ERROR_NONE = 0,
+    UMBRA_ERROR_USAGE,      /**< a wrong call or command line (exit status 64) */
+    UMBRA_ERROR_CONFIG,     /**< a bad config, kernel, image (65) */
+    UMBRA_ERROR_MISSING,    /**< an input file that is not there (66) */
+    UMBRA_ERROR_NO_KVM,     /**< no usable KVM on this host (69) */
+    UMBRA_ERROR_INTERNAL,   /**< a system call or umbra itself failed (70) */
+    UMBRA_ERROR_PERMISSION, /**< the host forbids it (77) */
+    UMBRA_ERROR_STATE,      /**< the call does not fit the VM's state */
+};
+
+/** What failed: filled by the library, owned by the caller; plain data, copy it freely. */
+struct umbra_error {
+    enum umbra_error_class code;
+    int errnum;         /**< positive errno value, 0 if none applies */
+    char message[2048]; /**< UTF-8, may hold several lines; what, on what, why, remedy */
+};
+
+/** The library's version, "MAJOR.MINOR.PATCH". */
+UMBRA_API const char *umbra_version(void);
+
+/* ---- Configuration -------------------------------------------------------------- */
+
+struct umbra_config;
+
+/** Make a config that holds the defaults. Free it with umbra_config_free(). */
+UMBRA_API int umbra_config_new(struct umbra_config **config);
+UMBRA_API void umbra_config_free(struct umbra_config *config);
+
+/** Read a JSON file on top of @p config. Relative paths in it are relative to the file. */
+UMBRA_API int umbra_config_load_file(struct umbra_config *config, const char *path,
+                                     struct umbra_error *error);
+
+/** The same from text; @p name stands for the file in messages, @p base_dir for its folder. */
+UMBRA_API int umbra_config_load_text(struct umbra_config *config, const char *json,
+                                     const char *name, const char *base_dir,
+                                     struct umbra_error *error);
+
+/**
+ * Set one key ("memory", "append", "cpus", "disks", ...) from launcher-style text ("512M").
+ * A key that holds a list (disks, net, share) gains one element described by
+ * "name=value,name=value".
+ */
+UMBRA_API int umbra_config_set(struct umbra_config *config, const char *key,
+                               const char *value, struct umbra_error *error);
+
+/** Check everything that can be checked without /dev/kvm. */
+UMBRA_API int umbra_config_validate(const struct umbra_config *config,
+                                    struct umbra_error *error);
+
+/** The config as JSON text (malloc'd, the caller frees it); NULL when out of memory. */
+UMBRA_API char *umbra_config_to_json(const struct umbra_config *config);
+
+/* ---- Life of a VM --------------------------------------------------------------- */
+
+struct umbra_vm;
+
+/** How a run ended. */
+enum umbra_outcome_kind {
+    UMBRA_OUTCOME_NONE = 0,     /**< it has not ended */
+    UMBRA_OUTCOME_POWEROFF,     /**< the guest powered off */
+    UMBRA_OUTCOME_RESET,        /**< the guest asked for a reset */
+    UMBRA_OUTCOME_EXIT,         /**< the guest wrote to the debug-exit port */
+    UMBRA_OUTCOME_PANIC,        /**< the guest reported a panic (pvpanic) */
+    UMBRA_OUTCOME_TRIPLE_FAULT, /**< the guest's processor shut down */
+    UMBRA_OUTCOME_DEADLINE,     /**< the config's timeout passed */
+    UMBRA_OUTCOME_STOPPED,      /**< umbra_vm_stop() */
+    UMBRA_OUTCOME_ERROR,        /**< KVM or umbra could not go on */
+};
+
+/** The typed result of a run; strings are UTF-8 or raw console bytes, always terminated. */
+struct umbra_outcome {
+    uint32_t size;                /**< in: sizeof(struct umbra_outcome) */
+    enum umbra_outcome_kind kind;
+    uint32_t exit_value;          /**< EXIT: the value v written (a launcher exits 2v+1) */
+    uint32_t vcpu;                /**< the vCPU it happened on, UINT32_MAX when none */
+    uint64_t run_ns;              /**< wall-clock time from start to end */
+    char reason[512];             /**< one line: why */
+    char console_tail[2048];      /**< the last bytes of the first serial console */
+    char report[16384];           /**< registers, disassembly, ...; empty after a clean end */
+};
+
+/** Create a VM: opens /dev/kvm, maps memory, loads the kernel. It does not run yet. */
+UMBRA_API int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **vm,
+                              struct umbra_error *error);
+
+/** Start the vCPU and I/O threads. */
+UMBRA_API int umbra_vm_start(struct umbra_vm *vm, struct umbra_error *error);
+
+/**
+ * Wait until the run has ended. @p timeout_ms below 0 waits without end.
+ * @return 0 and the outcome; -ETIMEDOUT while it still runs.
+ */
+UMBRA_API int umbra_vm_wait(struct umbra_vm *vm, int64_t timeout_ms,
+                            struct umbra_outcome *outcome, struct umbra_error *error);
+
+/** A descriptor that polls readable once the run has ended; the VM owns it. */
+UMBRA_API int umbra_vm_event_fd(struct umbra_vm *vm);
+
+/** Return when every vCPU and every device is quiet. */
+UMBRA_API int umbra_vm_pause(struct umbra_vm *vm, struct umbra_error *error);
+UMBRA_API int umbra_vm_resume(struct umbra_vm *vm, struct umbra_error *error);
+
+/** Press the ACPI power button; the guest decides what follows. */
+UMBRA_API int umbra_vm_power_button(struct umbra_vm *vm, struct umbra_error *error);
+
+/** End the run now, from any thread; the outcome is STOPPED with @p reason. */
+UMBRA_API int umbra_vm_stop(struct umbra_vm *vm, const char *reason,
+                            struct umbra_error *error);
+
+/** Back to the state that umbra_vm_create() left; the kernel is loaded afresh. */
+UMBRA_API int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error);
+
+/** Stop it if it runs and release everything. NULL is fine. */
+UMBRA_API void umbra_vm_destroy(struct umbra_vm *vm);
+
+/* ---- Console --------------------------------------------------------------------- */
+
+/** Called with console output, on a thread of the VM; must not block for long nor call back. */
+typedef void (*umbra_console_fn)(void *context, const void *bytes, size_t length);
+
+/** Have output of serial port @p port handed to @p fn; set it before umbra_vm_start(). */
+UMBRA_API int umbra_console_set_output(struct umbra_vm *vm, unsigned port,
+                                       umbra_console_fn fn, void *context);
+
+/** Type @p length bytes into serial port @p port; returns 0 or -errno (-EAGAIN: queue full). */
+UMBRA_API int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
+                                 size_t length);
+
+/* ---- Statistics ------------------------------------------------------------------ */
+
+/** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory. */
+UMBRA_API char *umbra_vm_stats_json(struct umbra_vm *vm);
+
+/* ---- Log -------------------------------------------------------------------------- */
+
+enum umbra_log_level {
+    UMBRA_LOG_ERROR,
+    UMBRA_LOG_WARNING,
+    UMBRA_LOG_INFO,
+    UMBRA_LOG_DEBUG,
+};
+
+/** Receives log lines (no newline), possibly from several threads at once. */
+typedef void (*umbra_log_fn)(void *context, enum umbra_log_level level, const char *line);
+
+/** Where a VM made from @p config sends its log; without it there is no log. */
+UMBRA_API int umbra_config_set_log(struct umbra_config *config, umbra_log_fn fn,
+                                   void *context, enum umbra_log_level level);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
