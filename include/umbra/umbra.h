@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /**
  * @file umbra.h
- * libumbra: create, run, observe and destroy KVM virtual machines from a C or C++ program.
+ * libumbra: create, run, observe and destroy KVM virtual machines from a C or C++
+ * program.
  *
  * The library keeps no global state, never exits, prints, installs signal handlers or
- * touches the terminal. Any number of VMs can live in one process. Functions return 0 or a
- * negative errno value unless said otherwise; those that take a `struct umbra_error *`
+ * touches the terminal. Any number of VMs can live in one process. Functions return 0 or
+ * a negative errno value unless said otherwise; those that take a `struct umbra_error *`
  * fill it in on failure (it may be NULL). A struct with a `size` member is versioned: the
  * caller stores sizeof(the struct) there before the call, and the library writes no more
  * than that.
@@ -39,7 +40,8 @@ enum umbra_error_class {
     UMBRA_ERROR_STATE,      /**< the call does not fit the VM's state */
 };
 
-/** What failed: filled by the library, owned by the caller; plain data, copy it freely. */
+/** What failed: filled by the library, owned by the caller; plain data, copy it freely.
+ */
 struct umbra_error {
     enum umbra_error_class code;
     int errnum;         /**< positive errno value, 0 if none applies */
@@ -57,18 +59,20 @@ struct umbra_config;
 UMBRA_API int umbra_config_new(struct umbra_config **config);
 UMBRA_API void umbra_config_free(struct umbra_config *config);
 
-/** Read a JSON file on top of @p config. Relative paths in it are relative to the file. */
+/** Read a JSON file on top of @p config. Relative paths in it are relative to the file.
+ */
 UMBRA_API int umbra_config_load_file(struct umbra_config *config, const char *path,
                                      struct umbra_error *error);
 
-/** The same from text; @p name stands for the file in messages, @p base_dir for its folder. */
+/** The same from text; @p name stands for the file in messages, @p base_dir for its
+ * folder. */
 UMBRA_API int umbra_config_load_text(struct umbra_config *config, const char *json,
                                      const char *name, const char *base_dir,
                                      struct umbra_error *error);
 
 /**
- * Set one key ("memory", "append", "cpus", "disks", ...) from launcher-style text ("512M").
- * A key that holds a list (disks, net, share) gains one element described by
+ * Set one key ("memory", "append", "cpus", "disks", ...) from launcher-style text
+ * ("512M"). A key that holds a list (disks, net, share) gains one element described by
  * "name=value,name=value".
  */
 UMBRA_API int umbra_config_set(struct umbra_config *config, const char *key,
@@ -98,16 +102,17 @@ enum umbra_outcome_kind {
     UMBRA_OUTCOME_ERROR,        /**< KVM or umbra could not go on */
 };
 
-/** The typed result of a run; strings are UTF-8 or raw console bytes, always terminated. */
+/** The typed result of a run; strings are UTF-8 or raw console bytes, always terminated.
+ */
 struct umbra_outcome {
-    uint32_t size;                /**< in: sizeof(struct umbra_outcome) */
+    uint32_t size; /**< in: sizeof(struct umbra_outcome) */
     enum umbra_outcome_kind kind;
-    uint32_t exit_value;          /**< EXIT: the value v written (a launcher exits 2v+1) */
-    uint32_t vcpu;                /**< the vCPU it happened on, UINT32_MAX when none */
-    uint64_t run_ns;              /**< wall-clock time from start to end */
-    char reason[512];             /**< one line: why */
-    char console_tail[2048];      /**< the last bytes of the first serial console */
-    char report[16384];           /**< registers, disassembly, ...; empty after a clean end */
+    uint32_t exit_value;     /**< EXIT: the value v written (a launcher exits 2v+1) */
+    uint32_t vcpu;           /**< the vCPU it happened on, UINT32_MAX when none */
+    uint64_t run_ns;         /**< wall-clock time from start to end */
+    char reason[512];        /**< one line: why */
+    char console_tail[2048]; /**< the last bytes of the first serial console */
+    char report[16384];      /**< registers, disassembly, ...; empty after a clean end */
 };
 
 /** Create a VM: opens /dev/kvm, maps memory, loads the kernel. It does not run yet. */
@@ -146,20 +151,23 @@ UMBRA_API void umbra_vm_destroy(struct umbra_vm *vm);
 
 /* ---- Console --------------------------------------------------------------------- */
 
-/** Called with console output, on a thread of the VM; must not block for long nor call back. */
+/** Called with console output, on a thread of the VM; must not block for long nor call
+ * back. */
 typedef void (*umbra_console_fn)(void *context, const void *bytes, size_t length);
 
 /** Have output of serial port @p port handed to @p fn; set it before umbra_vm_start(). */
 UMBRA_API int umbra_console_set_output(struct umbra_vm *vm, unsigned port,
                                        umbra_console_fn fn, void *context);
 
-/** Type @p length bytes into serial port @p port; returns 0 or -errno (-EAGAIN: queue full). */
+/** Type @p length bytes into serial port @p port; returns 0 or -errno (-EAGAIN: queue
+ * full). */
 UMBRA_API int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
                                  size_t length);
 
 /* ---- Statistics ------------------------------------------------------------------ */
 
-/** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory. */
+/** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory.
+ */
 UMBRA_API char *umbra_vm_stats_json(struct umbra_vm *vm);
 
 /* ---- Log -------------------------------------------------------------------------- */

@@ -18,7 +18,7 @@
 
 /* The object that embeds @pointer as its member. */
 #define container_of(pointer, type, member)                                              \
-    ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
 static inline uint64_t align_down(uint64_t value, uint64_t alignment)
 {

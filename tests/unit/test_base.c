@@ -42,7 +42,8 @@ static void test_error(void **state)
     struct umbra_error error;
 
     assert_int_equal(
-        error_errno(&error, UMBRA_ERROR_INTERNAL, EACCES, "open %s", "/dev/kvm"), -EACCES);
+        error_errno(&error, UMBRA_ERROR_INTERNAL, EACCES, "open %s", "/dev/kvm"),
+        -EACCES);
     assert_int_equal(error.code, UMBRA_ERROR_PERMISSION);
     error_prefix(&error, "vm '%s'", "web");
     assert_string_equal(error.message, "vm 'web': open /dev/kvm: Permission denied");

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The guest-physical address space as host memory: RAM and ROM regions backed by memfds,
+ * lazily populated. Only this layer turns a guest-physical address (GPA) into a host
+ * pointer, and only for ranges that lie wholly inside one region.
+ *
+ * Threads: the set of regions is fixed once the VM runs, so lookups take no lock.
+ * Contents are shared with the guest: read each guest-written word once
+ * (guest_mem_load*), and expect it to change at any time.
+ */
+#ifndef MEMORY_GUEST_MEM_H
+#define MEMORY_GUEST_MEM_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <umbra/umbra.h>
+
+#include "base/util.h"
+
+/* A guest-physical address in bytes. Never cast it to a pointer. */
+typedef uint64_t gpa;
+
+enum guest_mem_backing {
+    GUEST_MEM_4K,  /* ordinary pages; transparent huge pages as the host decides */
+    GUEST_MEM_THP, /* madvise(MADV_HUGEPAGE) */
+    GUEST_MEM_2M,  /* hugetlbfs, 2 MiB pages */
+    GUEST_MEM_1G,  /* hugetlbfs, 1 GiB pages */
+};
+
+struct guest_mem_options {
+    enum guest_mem_backing backing;
+    bool prefault; /* populate at creation */
+    bool
+        mergeable; /* MADV_MERGEABLE: offer the pages to KSM (private anonymous memory) */
+    bool locked;   /* mlock */
+    bool shared; /* must be shareable with another process (vhost-user): memfd, MAP_SHARED
+                  */
+};
+
+enum guest_region_kind {
+    GUEST_REGION_RAM,
+    GUEST_REGION_ROM, /* guest writes exit to the bus instead of landing in memory */
+};
+
+struct guest_region {
+    gpa base;
+    uint64_t size;
+    enum guest_region_kind kind;
+    uint8_t *host;      /* HVA of base, congruent to it modulo 1 GiB where size allows */
+    int fd;             /* the memfd, -1 for private memory */
+    uint64_t fd_offset; /* of base within fd */
+    unsigned slot;      /* KVM memslot number */
+    atomic_ulong
+        *dirty; /* a bit a page, for writes that umbra itself makes; NULL if off */
+};
+
+struct guest_mem;
+
+int guest_mem_create(const struct guest_mem_options *options, struct guest_mem **mem,
+                     struct umbra_error *error);
+void guest_mem_destroy(struct guest_mem *mem);
+
+/* Add a region before the VM runs. @base and @size are multiples of 4 KiB (of the huge
+ * page size with hugetlbfs); overlapping another region or wrapping is an error. */
+int guest_mem_add(struct guest_mem *mem, gpa base, uint64_t size,
+                  enum guest_region_kind kind, struct umbra_error *error);
+
+/* The regions, sorted by base. Owned by @mem. */
+const struct guest_region *guest_mem_regions(const struct guest_mem *mem, size_t *count);
+
+/* Total bytes of RAM configured. */
+uint64_t guest_mem_ram_size(const struct guest_mem *mem);
+
+/*
+ * A host pointer to [addr, addr + length), for reading and writing, or NULL unless that
+ * range is non-empty and wholly inside one RAM region. A caller that writes through it
+ * calls guest_mem_mark_dirty() afterwards.
+ */
+void *guest_mem_ptr(const struct guest_mem *mem, gpa addr, uint64_t length);
+
+/* The same for reading only; ROM counts too. */
+const void *guest_mem_const_ptr(const struct guest_mem *mem, gpa addr, uint64_t length);
+
+/* The bytes of the region that holds @addr from @addr to its end; 0 when there is none.
+ */
+uint64_t guest_mem_span(const struct guest_mem *mem, gpa addr);
+
+/* Copy out of and into guest memory; ranges may cross adjacent regions. -EFAULT, with
+ * nothing promised about the destination, when a byte lies outside (ROM may be read, not
+ * written). */
+int guest_mem_read(const struct guest_mem *mem, gpa addr, void *buffer, uint64_t length);
+int guest_mem_write(struct guest_mem *mem, gpa addr, const void *buffer, uint64_t length);
+int guest_mem_fill(struct guest_mem *mem, gpa addr, uint8_t byte, uint64_t length);
+
+/* As guest_mem_write, but into ROM too: for loaders, before the VM runs. */
+int guest_mem_load(struct guest_mem *mem, gpa addr, const void *buffer, uint64_t length);
+
+/* Throw every page away (contents become zeroes), as at reset. */
+int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length);
+
+/*
+ * Dirty tracking of the writes that umbra's own devices make (KVM's log has the guest's):
+ * src/memory/slots.h joins both. Any thread.
+ */
+int guest_mem_dirty_enable(struct guest_mem *mem, bool on);
+void guest_mem_mark_dirty(struct guest_mem *mem, gpa addr, uint64_t length);
+
+#endif
