@@ -102,10 +102,13 @@ int guest_mem_load(struct guest_mem *mem, gpa addr, const void *buffer, uint64_t
 int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length);
 
 /*
- * Dirty tracking of the writes that umbra's own devices make (KVM's log has the guest's):
- * src/memory/slots.h joins both. Any thread.
+ * Dirty tracking of the writes that umbra's own devices make, a bit a page; the guest's
+ * own writes are in KVM's log, and src/vcpu/dirty.h joins both. Enable it while the VM is
+ * paused; mark and take from any thread.
  */
 int guest_mem_dirty_enable(struct guest_mem *mem, bool on);
 void guest_mem_mark_dirty(struct guest_mem *mem, gpa addr, uint64_t length);
+/* Or the bits set since the last take into @bitmap (a bit for each page of @region). */
+void guest_mem_dirty_take(const struct guest_region *region, unsigned long *bitmap);
 
 #endif

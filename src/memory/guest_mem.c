@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest-physical memory: lazily populated regions, bounded access, dirty bits. */
+#include "memory/guest_mem.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+#ifndef MFD_HUGE_SHIFT
+#define MFD_HUGE_SHIFT 26
+#endif
+
+enum { GUEST_MEM_MAX_REGIONS = 16, PAGE_SHIFT = 12 };
+
+#define BITS_PER_WORD (sizeof(unsigned long) * CHAR_BIT)
+
+struct guest_mem {
+    struct guest_mem_options options;
+    struct guest_region regions[GUEST_MEM_MAX_REGIONS];
+    size_t count;
+};
+
+int guest_mem_create(const struct guest_mem_options *options, struct guest_mem **out,
+                     struct umbra_error *error)
+{
+    struct guest_mem *mem = calloc(1, sizeof(*mem));
+
+    if (mem == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM,
+                           "cannot allocate the guest memory map");
+    }
+    mem->options = *options;
+    *out = mem;
+    return 0;
+}
+
+static void region_release(struct guest_region *region)
+{
+    if (region->host != NULL) {
+        munmap(region->host, region->size);
+    }
+    if (region->fd >= 0) {
+        close(region->fd);
+    }
+    free(region->dirty);
+}
+
+void guest_mem_destroy(struct guest_mem *mem)
+{
+    if (mem == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < mem->count; i++) {
+        region_release(&mem->regions[i]);
+    }
+    free(mem);
+}
+
+static uint64_t backing_page_size(enum guest_mem_backing backing)
+{
+    switch (backing) {
+    case GUEST_MEM_2M:
+        return 2 * MIB;
+    case GUEST_MEM_1G:
+        return GIB;
+    default:
+        return 4 * KIB;
+    }
+}
+
+/*
+ * Reserve address space for @region so that HVA and GPA agree modulo the largest page
+ * that fits: only then can a nested page table map the slot with 2 MiB or 1 GiB leaves.
+ */
+static uint8_t *region_reserve(const struct guest_region *region)
+{
+    uint64_t alignment = region->size >= GIB       ? GIB
+                         : region->size >= 2 * MIB ? 2 * MIB
+                                                   : 0;
+    uint64_t length = region->size + alignment;
+    uint64_t skip = 0;
+    uint8_t *start;
+
+    start =
+        mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) {
+        return NULL;
+    }
+    if (alignment != 0) {
+        skip = (region->base - (uintptr_t)start) & (alignment - 1);
+        if (skip != 0) {
+            munmap(start, skip);
+        }
+        if (skip != alignment) {
+            munmap(start + skip + region->size, alignment - skip);
+        }
+    }
+    return start + skip;
+}
+
+/* KSM and THP work best on private anonymous memory; everything else is a memfd. */
+static bool region_is_private(const struct guest_mem_options *options)
+{
+    return !options->shared && (options->mergeable || options->backing == GUEST_MEM_THP);
+}
+
+static int region_memfd(const struct guest_mem *mem, struct guest_region *region,
+                        struct umbra_error *error)
+{
+    static const unsigned flags[] = {
+        [GUEST_MEM_4K] = 0,
+        [GUEST_MEM_THP] = 0,
+        [GUEST_MEM_2M] = MFD_HUGETLB | (21u << MFD_HUGE_SHIFT),
+        [GUEST_MEM_1G] = MFD_HUGETLB | (30u << MFD_HUGE_SHIFT),
+    };
+
+    region->fd = memfd_create("umbra-guest", MFD_CLOEXEC | flags[mem->options.backing]);
+    if (region->fd < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot create a memfd for guest memory");
+    }
+    if (ftruncate(region->fd, (off_t)region->size) < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot size the memfd of guest memory to %" PRIu64 " bytes",
+                           region->size);
+    }
+    return 0;
+}
+
+static int region_map(const struct guest_mem *mem, struct guest_region *region,
+                      struct umbra_error *error)
+{
+    bool private = region_is_private(&mem->options);
+    int flags = MAP_FIXED | MAP_NORESERVE;
+    void *host;
+    int ret;
+
+    if (!private) {
+        ret = region_memfd(mem, region, error);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+    region->host = region_reserve(region);
+    if (region->host == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot reserve %" PRIu64
+                           " MiB of address space for the guest",
+                           region->size / MIB);
+    }
+    flags |= private ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    if (mem->options.prefault) {
+        flags |= MAP_POPULATE;
+    }
+    host = mmap(region->host, region->size, PROT_READ | PROT_WRITE, flags, region->fd, 0);
+    if (host == MAP_FAILED) {
+        ret = errno;
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ret,
+                           mem->options.backing >= GUEST_MEM_2M
+                               ? "cannot map %" PRIu64
+                                 " MiB of guest memory from huge pages (reserve some in "
+                                 "/sys/kernel/mm/hugepages, or choose \"thp\")"
+                               : "cannot map %" PRIu64 " MiB of guest memory",
+                           region->size / MIB);
+    }
+    return 0;
+}
+
+static int region_advise(const struct guest_mem *mem, const struct guest_region *region,
+                         struct umbra_error *error)
+{
+    if (mem->options.backing == GUEST_MEM_THP &&
+        madvise(region->host, region->size, MADV_HUGEPAGE) < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot ask for transparent huge pages (is "
+                           "/sys/kernel/mm/transparent_hugepage/enabled \"never\"?)");
+    }
+    if (mem->options.mergeable &&
+        madvise(region->host, region->size, MADV_MERGEABLE) < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot offer guest memory to KSM (is CONFIG_KSM on?)");
+    }
+    if (mem->options.locked && mlock(region->host, region->size) < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot lock %" PRIu64
+                           " MiB of guest memory (raise the limit with ulimit -l, or run "
+                           "with CAP_IPC_LOCK)",
+                           region->size / MIB);
+    }
+    madvise(region->host, region->size, MADV_DONTDUMP);
+    return 0;
+}
+
+static int region_check(const struct guest_mem *mem, gpa base, uint64_t size,
+                        struct umbra_error *error)
+{
+    uint64_t page = backing_page_size(mem->options.backing);
+
+    if (mem->count == GUEST_MEM_MAX_REGIONS) {
+        return error_set(error, UMBRA_ERROR_INTERNAL, ENOSPC, "too many memory regions");
+    }
+    if (size == 0 || base + size < base || (base | size) % (4 * KIB) != 0) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
+                         "memory region 0x%" PRIx64 "+0x%" PRIx64
+                         " is empty, wraps, or is not a multiple of 4 KiB",
+                         base, size);
+    }
+    if (size % page != 0) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
+                         "memory of 0x%" PRIx64 " bytes at 0x%" PRIx64
+                         " is not a multiple of its %" PRIu64 " MiB huge pages",
+                         size, base, page / MIB);
+    }
+    for (size_t i = 0; i < mem->count; i++) {
+        const struct guest_region *other = &mem->regions[i];
+
+        if (base < other->base + other->size && other->base < base + size) {
+            return error_set(error, UMBRA_ERROR_CONFIG, EEXIST,
+                             "memory region 0x%" PRIx64 " overlaps the one at 0x%" PRIx64,
+                             base, other->base);
+        }
+    }
+    return 0;
+}
+
+int guest_mem_add(struct guest_mem *mem, gpa base, uint64_t size,
+                  enum guest_region_kind kind, struct umbra_error *error)
+{
+    struct guest_region region = { .base = base, .size = size, .kind = kind, .fd = -1 };
+    size_t at = mem->count;
+    int ret;
+
+    ret = region_check(mem, base, size, error);
+    if (ret < 0) {
+        return ret;
+    }
+    region.slot = (unsigned)mem->count;
+    ret = region_map(mem, &region, error);
+    if (ret == 0) {
+        ret = region_advise(mem, &region, error);
+    }
+    if (ret < 0) {
+        region_release(&region);
+        return ret;
+    }
+    while (at > 0 && mem->regions[at - 1].base > base) {
+        mem->regions[at] = mem->regions[at - 1];
+        at--;
+    }
+    mem->regions[at] = region;
+    mem->count++;
+    return 0;
+}
+
+const struct guest_region *guest_mem_regions(const struct guest_mem *mem, size_t *count)
+{
+    *count = mem->count;
+    return mem->regions;
+}
+
+uint64_t guest_mem_ram_size(const struct guest_mem *mem)
+{
+    uint64_t total = 0;
+
+    for (size_t i = 0; i < mem->count; i++) {
+        total += mem->regions[i].kind == GUEST_REGION_RAM ? mem->regions[i].size : 0;
+    }
+    return total;
+}
+
+static const struct guest_region *region_find(const struct guest_mem *mem, gpa addr)
+{
+    for (size_t i = 0; i < mem->count; i++) {
+        if (addr - mem->regions[i].base < mem->regions[i].size) {
+            return &mem->regions[i];
+        }
+    }
+    return NULL;
+}
+
+/* The region that holds all of [addr, addr + length), or NULL. */
+static const struct guest_region *region_span(const struct guest_mem *mem, gpa addr,
+                                              uint64_t length)
+{
+    const struct guest_region *region = region_find(mem, addr);
+
+    if (region == NULL || length == 0 || length > region->size - (addr - region->base)) {
+        return NULL;
+    }
+    return region;
+}
+
+void *guest_mem_ptr(const struct guest_mem *mem, gpa addr, uint64_t length)
+{
+    const struct guest_region *region = region_span(mem, addr, length);
+
+    if (region == NULL || region->kind != GUEST_REGION_RAM) {
+        return NULL;
+    }
+    return region->host + (addr - region->base);
+}
+
+const void *guest_mem_const_ptr(const struct guest_mem *mem, gpa addr, uint64_t length)
+{
+    const struct guest_region *region = region_span(mem, addr, length);
+
+    return region == NULL ? NULL : region->host + (addr - region->base);
+}
+
+uint64_t guest_mem_span(const struct guest_mem *mem, gpa addr)
+{
+    const struct guest_region *region = region_find(mem, addr);
+
+    return region == NULL ? 0 : region->size - (addr - region->base);
+}
+
+enum copy_kind { COPY_OUT, COPY_IN, COPY_LOAD, COPY_FILL };
+
+/* Walk [addr, addr+length) region by region. */
+static int guest_mem_copy(const struct guest_mem *mem, gpa addr, void *buffer,
+                          uint64_t length, enum copy_kind kind, uint8_t byte)
+{
+    uint8_t *bytes = buffer;
+
+    while (length > 0) {
+        const struct guest_region *region = region_find(mem, addr);
+        uint64_t offset, part;
+
+        if (region == NULL || (region->kind == GUEST_REGION_ROM &&
+                               (kind == COPY_IN || kind == COPY_FILL))) {
+            return -EFAULT;
+        }
+        offset = addr - region->base;
+        part = region->size - offset < length ? region->size - offset : length;
+        switch (kind) {
+        case COPY_OUT:
+            memcpy(bytes, region->host + offset, part);
+            break;
+        case COPY_IN:
+        case COPY_LOAD:
+            memcpy(region->host + offset, bytes, part);
+            break;
+        case COPY_FILL:
+            memset(region->host + offset, byte, part);
+            break;
+        }
+        addr += part;
+        length -= part;
+        bytes = bytes == NULL ? NULL : bytes + part;
+    }
+    return 0;
+}
+
+int guest_mem_read(const struct guest_mem *mem, gpa addr, void *buffer, uint64_t length)
+{
+    return guest_mem_copy(mem, addr, buffer, length, COPY_OUT, 0);
+}
+
+static int guest_mem_store(struct guest_mem *mem, gpa addr, const void *buffer,
+                           uint64_t length, enum copy_kind kind)
+{
+    int ret;
+
+    /* The copy only reads from the buffer in these directions. */
+    ret = guest_mem_copy(mem, addr, (void *)(uintptr_t)buffer, length, kind, 0);
+    if (ret == 0) {
+        guest_mem_mark_dirty(mem, addr, length);
+    }
+    return ret;
+}
+
+int guest_mem_write(struct guest_mem *mem, gpa addr, const void *buffer, uint64_t length)
+{
+    return guest_mem_store(mem, addr, buffer, length, COPY_IN);
+}
+
+int guest_mem_load(struct guest_mem *mem, gpa addr, const void *buffer, uint64_t length)
+{
+    return guest_mem_store(mem, addr, buffer, length, COPY_LOAD);
+}
+
+int guest_mem_fill(struct guest_mem *mem, gpa addr, uint8_t byte, uint64_t length)
+{
+    int ret = guest_mem_copy(mem, addr, NULL, length, COPY_FILL, byte);
+
+    if (ret == 0) {
+        guest_mem_mark_dirty(mem, addr, length);
+    }
+    return ret;
+}
+
+int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length)
+{
+    while (length > 0) {
+        const struct guest_region *region = region_find(mem, addr);
+        uint64_t offset, part;
+        uint8_t *host;
+
+        if (region == NULL) {
+            return -EFAULT;
+        }
+        offset = addr - region->base;
+        part = region->size - offset < length ? region->size - offset : length;
+        host = region->host + offset;
+        /* A shared mapping needs the hole punched, a private one only dropped. */
+        if (madvise(host, part, region->fd >= 0 ? MADV_REMOVE : MADV_DONTNEED) < 0) {
+            return -errno;
+        }
+        guest_mem_mark_dirty(mem, addr, part);
+        addr += part;
+        length -= part;
+    }
+    return 0;
+}
+
+static size_t region_dirty_words(const struct guest_region *region)
+{
+    return ((region->size >> PAGE_SHIFT) + BITS_PER_WORD - 1) / BITS_PER_WORD;
+}
+
+int guest_mem_dirty_enable(struct guest_mem *mem, bool on)
+{
+    for (size_t i = 0; i < mem->count; i++) {
+        struct guest_region *region = &mem->regions[i];
+
+        free(region->dirty);
+        region->dirty = NULL;
+        if (on) {
+            region->dirty = calloc(region_dirty_words(region), sizeof(*region->dirty));
+            if (region->dirty == NULL) {
+                return -ENOMEM;
+            }
+        }
+    }
+    return 0;
+}
+
+static void region_mark_dirty(const struct guest_region *region, uint64_t offset,
+                              uint64_t length)
+{
+    for (uint64_t page = offset >> PAGE_SHIFT;
+         page <= (offset + length - 1) >> PAGE_SHIFT; page++) {
+        /* Release pairs with the acquire of the exchange in guest_mem_dirty_take(). */
+        atomic_fetch_or_explicit(&region->dirty[page / BITS_PER_WORD],
+                                 1ul << (page % BITS_PER_WORD), memory_order_release);
+    }
+}
+
+void guest_mem_mark_dirty(struct guest_mem *mem, gpa addr, uint64_t length)
+{
+    while (length > 0) {
+        const struct guest_region *region = region_find(mem, addr);
+        uint64_t offset, part;
+
+        if (region == NULL || region->dirty == NULL) {
+            return;
+        }
+        offset = addr - region->base;
+        part = region->size - offset < length ? region->size - offset : length;
+        region_mark_dirty(region, offset, part);
+        addr += part;
+        length -= part;
+    }
+}
+
+void guest_mem_dirty_take(const struct guest_region *region, unsigned long *bitmap)
+{
+    if (region->dirty == NULL) {
+        return;
+    }
+    for (size_t i = 0; i < region_dirty_words(region); i++) {
+        /* Acquire pairs with the release in guest_mem_mark_dirty(). */
+        bitmap[i] |= atomic_exchange_explicit(&region->dirty[i], 0, memory_order_acquire);
+    }
+}

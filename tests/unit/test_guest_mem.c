@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/* memory/: bounds, placement, laziness, dirty bits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "base/util.h"
+#include "memory/guest_mem.h"
+
+static struct guest_mem *make(struct guest_mem_options options)
+{
+    struct umbra_error error;
+    struct guest_mem *mem;
+
+    assert_int_equal(guest_mem_create(&options, &mem, &error), 0);
+    assert_int_equal(guest_mem_add(mem, 4 * GIB, 8 * GIB, GUEST_REGION_RAM, &error), 0);
+    assert_int_equal(guest_mem_add(mem, 0, 0xe0000, GUEST_REGION_RAM, &error), 0);
+    assert_int_equal(guest_mem_add(mem, 0xe0000, 0x20000, GUEST_REGION_ROM, &error), 0);
+    assert_int_equal(guest_mem_add(mem, MIB, 3 * GIB - MIB, GUEST_REGION_RAM, &error), 0);
+    return mem;
+}
+
+static void test_bounds(void **state)
+{
+    struct guest_mem *mem = make((struct guest_mem_options){ 0 });
+    uint8_t bytes[8192];
+
+    assert_non_null(guest_mem_ptr(mem, 0, 1));
+    assert_non_null(guest_mem_ptr(mem, 0, 0xe0000));
+    assert_null(guest_mem_ptr(mem, 0, 0xe0001));
+    assert_null(guest_mem_ptr(mem, 0, 0));
+    assert_null(guest_mem_ptr(mem, 0xe0000, 1));
+    assert_non_null(guest_mem_const_ptr(mem, 0xe0000, 0x20000));
+    assert_null(guest_mem_ptr(mem, 3 * GIB, 1));
+    assert_null(guest_mem_ptr(mem, 3 * GIB - 1, 2));
+    assert_null(guest_mem_ptr(mem, UINT64_MAX, 1));
+    assert_null(guest_mem_ptr(mem, 4 * GIB, UINT64_MAX));
+    assert_null(guest_mem_ptr(mem, 12 * GIB, 1));
+    assert_non_null(guest_mem_ptr(mem, 12 * GIB - 1, 1));
+    assert_int_equal(guest_mem_read(mem, 0xe0000 - 4096, bytes, 8192), 0);
+    assert_int_equal(guest_mem_write(mem, 0xe0000 - 4096, bytes, 8192), -EFAULT);
+    assert_int_equal(guest_mem_load(mem, 0xe0000 - 4096, bytes, 8192), 0);
+    assert_int_equal(guest_mem_read(mem, 12 * GIB - 1, bytes, 2), -EFAULT);
+    assert_int_equal(guest_mem_read(mem, UINT64_MAX, bytes, 2), -EFAULT);
+    assert_int_equal(guest_mem_span(mem, 12 * GIB - 5), 5);
+    assert_int_equal(guest_mem_span(mem, 12 * GIB), 0);
+    assert_int_equal(guest_mem_ram_size(mem), 11 * GIB - 0x20000);
+    guest_mem_destroy(mem);
+}
+
+static void test_add_rejects(void **state)
+{
+    struct guest_mem *mem = make((struct guest_mem_options){ 0 });
+    struct umbra_error error;
+    size_t count;
+
+    assert_int_equal(guest_mem_add(mem, 4 * GIB - 4096, 8192, GUEST_REGION_RAM, &error),
+                     -EEXIST);
+    assert_int_equal(guest_mem_add(mem, 100 * GIB + 1, 4096, GUEST_REGION_RAM, &error),
+                     -EINVAL);
+    assert_int_equal(guest_mem_add(mem, 100 * GIB, 0, GUEST_REGION_RAM, &error), -EINVAL);
+    assert_int_equal(guest_mem_add(mem, -4096ull, 8192, GUEST_REGION_RAM, &error),
+                     -EINVAL);
+    guest_mem_regions(mem, &count);
+    assert_int_equal(count, 4);
+    guest_mem_destroy(mem);
+}
+
+static uint64_t resident(const struct guest_region *region)
+{
+    size_t pages = region->size / 4096, present = 0;
+    unsigned char *map = test_malloc(pages);
+
+    assert_int_equal(mincore(region->host, region->size, map), 0);
+    for (size_t i = 0; i < pages; i++) {
+        present += map[i] & 1;
+    }
+    test_free(map);
+    return present;
+}
+
+/* 12 GiB cost nothing until touched, and large regions are congruent to their GPA. */
+static void test_lazy_and_aligned(void **state)
+{
+    static const struct guest_mem_options kinds[] = { { .shared = true }, { 0 } };
+
+    for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+        struct guest_mem *mem = make(kinds[k]);
+        const struct guest_region *regions;
+        size_t count;
+
+        regions = guest_mem_regions(mem, &count);
+        for (size_t i = 0; i < count; i++) {
+            if (regions[i].size >= GIB) {
+                assert_int_equal(((uintptr_t)regions[i].host - regions[i].base) % GIB, 0);
+            }
+            assert_int_equal(resident(&regions[i]), 0);
+        }
+        assert_int_equal(guest_mem_fill(mem, 5 * GIB, 0xaa, 4096), 0);
+        assert_int_equal(resident(&regions[count - 1]), 1);
+        assert_int_equal(guest_mem_discard(mem, 5 * GIB, 4096), 0);
+        assert_int_equal(*(uint8_t *)guest_mem_ptr(mem, 5 * GIB, 1), 0);
+        guest_mem_destroy(mem);
+    }
+}
+
+static void test_dirty(void **state)
+{
+    struct guest_mem *mem = make((struct guest_mem_options){ 0 });
+    const struct guest_region *regions;
+    unsigned long bitmap[4] = { 0 };
+    size_t count;
+
+    assert_int_equal(guest_mem_dirty_enable(mem, true), 0);
+    regions = guest_mem_regions(mem, &count);
+    assert_int_equal(guest_mem_write(mem, 4095, "ab", 2), 0);
+    guest_mem_mark_dirty(mem, 0xe0000 - 1, UINT64_MAX / 2);
+    guest_mem_dirty_take(&regions[0], bitmap);
+    assert_int_equal(bitmap[0], 3);
+    assert_int_equal(bitmap[3], 1ul << (0xdf - 192));
+    bitmap[0] = 0;
+    guest_mem_dirty_take(&regions[0], bitmap);
+    assert_int_equal(bitmap[0], 0);
+    guest_mem_destroy(mem);
+}
+
+static void test_private_kinds(void **state)
+{
+    struct guest_mem_options options = { .backing = GUEST_MEM_THP, .prefault = true };
+    struct umbra_error error;
+    struct guest_mem *mem;
+
+    assert_int_equal(guest_mem_create(&options, &mem, &error), 0);
+    if (guest_mem_add(mem, 0, 4 * MIB, GUEST_REGION_RAM, &error) == 0) {
+        size_t count;
+
+        assert_int_equal(guest_mem_regions(mem, &count)[0].fd, -1);
+    } else {
+        assert_non_null(strstr(error.message, "transparent"));
+    }
+    guest_mem_destroy(mem);
+    options = (struct guest_mem_options){ .backing = GUEST_MEM_2M };
+    assert_int_equal(guest_mem_create(&options, &mem, &error), 0);
+    assert_int_equal(guest_mem_add(mem, 0, 3 * MIB, GUEST_REGION_RAM, &error), -EINVAL);
+    guest_mem_destroy(mem);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bounds),           cmocka_unit_test(test_add_rejects),
+        cmocka_unit_test(test_lazy_and_aligned), cmocka_unit_test(test_dirty),
+        cmocka_unit_test(test_private_kinds),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
