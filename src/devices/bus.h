@@ -21,7 +21,13 @@ void bus_destroy(struct bus *bus); /* does not destroy the devices */
 /* Give [base, base + size) to @device as its region @region. -EEXIST on overlap. */
 int bus_add(struct bus *bus, uint64_t base, uint64_t size, struct device *device,
             unsigned region);
-/* Take away the range that starts at @base. -ENOENT when there is none. */
+/* The same inside a range that is there already (or in none): an access goes to the
+ * innermost range that holds it whole. For 0xcf9 inside the PCI address register.
+ * -EEXIST when it overlaps another nested range. */
+int bus_add_nested(struct bus *bus, uint64_t base, uint64_t size, struct device *device,
+                   unsigned region);
+/* Take away the range that starts at @base (a nested one first). -ENOENT when there is
+ * none. */
 int bus_remove(struct bus *bus, uint64_t base);
 
 /*

@@ -95,6 +95,17 @@ void device_fini(struct device *device);
 /* Calls ops->destroy, which frees; NULL is fine. */
 void device_destroy(struct device *device);
 
+/* An op with the device's lock held around it; ops that the device lacks do nothing. */
+void device_reset(struct device *device);
+void device_pause(struct device *device);
+void device_resume(struct device *device);
+/* -ENOTSUP, named in @error, when the device cannot. */
+int device_save(struct device *device, struct state_writer *writer,
+                struct umbra_error *error);
+int device_load(struct device *device, struct state_reader *reader,
+                struct umbra_error *error);
+void device_stats(struct device *device, void *json);
+
 static inline void device_event(struct device *device, enum device_event_kind kind,
                                 uint32_t value)
 {

@@ -113,8 +113,13 @@ void pci_msix_unbind(struct pci_function *function, unsigned vector);
 /* Drive INTA (honours Interrupt Disable in the command register, sets the status bit). */
 void pci_intx_set(struct pci_function *function, bool level);
 
-/* Put config space, BARs and MSI-X back to power-on state. */
+/* Put config space, BARs and MSI-X back to power-on state. The device's lock is held. */
 void pci_function_reset(struct pci_function *function);
+
+/* The common part's fields ("pci.*") in the device's own section, between state_begin and
+ * state_end, or after state_open. Loading moves the BARs and rebinds MSI-X routes. */
+void pci_function_save(struct pci_function *function, struct state_writer *writer);
+int pci_function_load(struct pci_function *function, struct state_reader *reader);
 
 /* ---- The host bridge: CF8/CFC on @pio, ECAM on @mmio, slot 0 is the bridge itself
  * ------ */
@@ -125,6 +130,11 @@ struct pci_host_config {
     unsigned intx_gsi[4];
 };
 
+/*
+ * Locks: a config access takes the bridge's lock, then the function's; a function's own
+ * code never takes the bridge's. The bridge claims CF8..CFB and CFC..CFF on @pio and the
+ * ECAM window on @mmio itself.
+ */
 int pci_host_create(const struct device_env *env, const struct pci_host_config *config,
                     struct bus *pio, struct bus *mmio, struct pci_host **host,
                     struct umbra_error *error);
@@ -139,7 +149,7 @@ int pci_host_add(struct pci_host *host, struct pci_function *function, unsigned 
 int pci_host_assign_bars(struct pci_host *host, uint64_t mmio32_base,
                          uint64_t mmio32_size, uint64_t mmio64_base, uint64_t mmio64_size,
                          struct umbra_error *error);
-/* GSI of INTA of @slot: the swizzle that ACPI's _PRT describes. */
+/* GSI of INTA of @slot, intx_gsi[slot % 4]: the swizzle that ACPI's _PRT describes. */
 unsigned pci_host_gsi(const struct pci_host *host, unsigned slot);
 struct device *pci_host_device(struct pci_host *host);
 void pci_host_destroy(struct pci_host *host);
