@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every virtio device that exists, by name: what the machine creates from a config. Each
+ * create function is in the device's own file; the result goes to a transport
+ * (virtio_pci_create or virtio_mmio_create), which owns it then.
+ */
+#ifndef VIRTIO_REGISTRY_H
+#define VIRTIO_REGISTRY_H
+
+#include <umbra/umbra.h>
+
+#include "devices/device.h"
+#include "virtio/virtio.h"
+
+struct char_end;
+struct disk;
+
+struct virtio_blk_config {
+    const char *id;
+    const char *serial;  /* up to 20 bytes; NULL: the id */
+    unsigned queues;     /* 0: 1 */
+    unsigned queue_size; /* 0: 256 */
+    bool poll;           /* busy-poll the queues instead of sleeping */
+};
+/* Takes @disk over, also on failure. */
+int virtio_blk_create(const struct device_env *env,
+                      const struct virtio_blk_config *config, struct disk *disk,
+                      struct virtio_device **device, struct umbra_error *error);
+/* Look at the back end's size again and tell the guest. Any thread, no lock held. */
+int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error);
+
+/* @rate: bytes a second, 0: unlimited. */
+int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rate,
+                      struct virtio_device **device, struct umbra_error *error);
+
+#endif
