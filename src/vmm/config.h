@@ -19,7 +19,7 @@
 enum config_serial_kind {
     CONFIG_SERIAL_NONE,  /* the port exists, output is dropped */
     CONFIG_SERIAL_STDIO, /* the embedder's console callbacks; the launcher's terminal */
-    CONFIG_SERIAL_FILE,  /* "file:PATH": output appended... truncated at start */
+    CONFIG_SERIAL_FILE,  /* "file:PATH": output goes there; truncated at start */
     CONFIG_SERIAL_PTY,  /* "pty": a new pseudo-terminal, its name in the log and status */
     CONFIG_SERIAL_UNIX, /* "unix:PATH": a listening stream socket, one client at a time */
     CONFIG_SERIAL_FD,   /* "fd:N": an inherited descriptor */
@@ -44,7 +44,7 @@ enum config_dirty { CONFIG_DIRTY_OFF, CONFIG_DIRTY_BITMAP, CONFIG_DIRTY_RING };
 
 struct config_disk {
     char *id, *path, *serial, *overlay_path;
-    char *backend; /* "file", "nbd", "vhost-user" */
+    enum { CONFIG_DISK_FILE, CONFIG_DISK_NBD, CONFIG_DISK_VHOST_USER } backend;
     bool readonly, direct, poll;
     enum { CONFIG_OVERLAY_NONE, CONFIG_OVERLAY_DISCARD, CONFIG_OVERLAY_KEEP } overlay;
     unsigned queues, queue_size;
@@ -111,7 +111,7 @@ struct umbra_config {
     bool demo;         /* boot the embedded guest instead of a kernel */
 
     struct config_serial serial[4];
-    unsigned serial_count;
+    unsigned serial_count;           /* by default one: stdio */
     struct config_serial debug_port; /* 0xe9 */
 
     struct config_disk *disks;
@@ -135,8 +135,11 @@ struct umbra_config {
     char *gdb; /* "PORT" or "unix:PATH" */
     bool gdb_wait;
     bool sandbox;
+    char *kvm_path; /* the KVM device, never NULL: "/dev/kvm" */
 
     struct log log;
+
+    struct config_origins *origins; /* where each value came from, for messages */
 };
 
 /* Every string and array freed, the struct itself too. */
