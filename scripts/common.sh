@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+# Sourced by the scripts here: messages, the project's root, root rights, parallelism.
+# shellcheck shell=bash disable=SC2034
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+name=${0##*/}
+jobs=${JOBS:-$(nproc)}
+cache=${UMBRA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/umbra}
+
+if [ -t 2 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold= plain=; fi
+
+say() { printf '%s[%s %4ss]%s %s\n' "$bold" "$name" "$SECONDS" "$plain" "$*" >&2; }
+die() { printf '%s: %s\n' "$name" "$1" >&2; exit "${2:-1}"; }
+
+# Run a command as root: as we are, or through sudo.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo -- "$@"
+    else
+        return 126
+    fi
+}
+
+# Configure (once) and build one CMake preset, with a line of progress.
+build_preset() {
+    local preset=$1 log
+    shift
+    say "building preset $preset"
+    log=$(mktemp)
+    if ! { cmake --preset "$preset" "$@" >"$log" 2>&1 &&
+           cmake --build "build/$preset" -j "$jobs" >>"$log" 2>&1; }; then
+        grep -E -A12 'error|FAILED|Error' "$log" | head -80 >&2
+        rm -f "$log"
+        die "the $preset build failed"
+    fi
+    rm -f "$log"
+}
