@@ -51,6 +51,12 @@ enum {
 #define BOARD_INTX_GSI   16
 #define BOARD_VIRTIO_GSI 20
 
+/* The GSI of @pin (0 is INTA) of PCI @slot: the swizzle that _PRT describes. */
+static inline unsigned board_intx_gsi(unsigned slot, unsigned pin)
+{
+    return BOARD_INTX_GSI + (slot + pin) % 4;
+}
+
 enum board_space { BOARD_PIO, BOARD_MMIO };
 
 enum board_device_kind {

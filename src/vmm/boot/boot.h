@@ -19,7 +19,8 @@
 
 enum boot_image_kind {
     BOOT_IMAGE_BZIMAGE,
-    BOOT_IMAGE_ELF64,     /* vmlinux entered at its 64-bit entry with a zero page */
+    BOOT_IMAGE_ELF64,     /* entered at its 64-bit entry with a zero page */
+    BOOT_IMAGE_ELF32,     /* entered at its 32-bit entry with a zero page */
     BOOT_IMAGE_PVH,       /* ELF with XEN_ELFNOTE_PHYS32_ENTRY */
     BOOT_IMAGE_MULTIBOOT, /* multiboot 1, ELF or address fields */
     BOOT_IMAGE_FLAT,
@@ -83,7 +84,7 @@ int boot_decompress(const void *input, size_t size, size_t limit, void **output,
 
 /*
  * Write the ACPI tables of @board into [base, base+size) of guest memory, RSDP first;
- * *rsdp is its address. With mem == NULL they go into @buffer, for `umbra acpi`.
+ * *rsdp is its address.
  */
 int acpi_write(const struct board *board, struct guest_mem *mem, gpa base, uint64_t size,
                gpa *rsdp, struct umbra_error *error);
