@@ -197,7 +197,7 @@ int elf_parse(const void *image, size_t size, struct elf_image *elf,
               struct umbra_error *error)
 {
     const uint8_t *data = image;
-    struct elf_header header;
+    struct elf_header header = { 0 };
     int result;
 
     memset(elf, 0, sizeof(*elf));
