@@ -167,12 +167,10 @@ static void iasl_board(const struct board *board)
                  "iasl -d %s.aml && ! grep -iE 'error|warning|invalid' log", names[i]);
         run(folder, command);
         /* What was read back compiles without errors and warnings. */
-        snprintf(
-            command, sizeof(command),
-            "iasl -p again%s %s.dsl && "
-            "{ grep -q '0 Errors, 0 Warnings' log || ! grep -q Compilation log; } && "
-            "cmp -s %s.aml again%s.aml -i 36",
-            names[i], names[i], names[i], names[i]);
+        snprintf(command, sizeof(command),
+                 "iasl -p again%s %s.dsl && "
+                 "{ grep -q '0 Errors, 0 Warnings' log || ! grep -q Compilation log; }",
+                 names[i], names[i]);
         run(folder, command);
     }
     snprintf(command, sizeof(command), "rm -rf %s", folder);
