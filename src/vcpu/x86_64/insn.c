@@ -34,6 +34,7 @@ int insn_engine_create(struct insn_engine **engine)
     for (size_t i = 0; i < ARRAY_SIZE(decoder_modes); i++)
         ZydisDecoderInit(&e->decoder[i], decoder_modes[i].mode, decoder_modes[i].stack);
     ZydisFormatterInit(&e->formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    ZydisFormatterSetProperty(&e->formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE);
     e->host_features = insn_host_features();
     insn_xsave_probe(e);
     error = insn_native_create(e);
@@ -280,6 +281,7 @@ int insn_disassemble(const uint8_t *bytes, size_t count, uint64_t rip, unsigned 
 
     ZydisDecoderInit(&decoder, decoder_modes[mode].mode, decoder_modes[mode].stack);
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, count, &insn, operand)) ||
         !ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&formatter, &insn, operand,
                                                       insn.operand_count_visible, text,

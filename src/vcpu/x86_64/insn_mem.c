@@ -48,13 +48,15 @@ static int linear_address(struct insn_run *run, unsigned index, uint64_t offset,
         if (!is_canonical(run->cpu, *address) ||
             !is_canonical(run->cpu, *address + size - 1))
             return insn_fault_code(run, vector, 0);
+        if (*address + size - 1 < *address)
+            return INSN_GIVE_UP; /* wraps around: no kernel does that */
         return INSN_CONTINUE;
     }
     if (!segment_allows(run, segment, offset, size, access))
         return insn_fault_code(run, vector, 0);
     *address = (uint32_t)(segment->base + offset);
     if (*address + size > UINT64_C(0x100000000))
-        return INSN_GIVE_UP; /* wraps around: no kernel does that */
+        return INSN_GIVE_UP;
     return INSN_CONTINUE;
 }
 

@@ -219,7 +219,9 @@ static void legacy_x87_load(struct insn_run *run, const uint8_t *legacy)
         memset(run->image + IMAGE_FIP + 4, 0, 4);
         memset(run->image + IMAGE_FDP + 4, 0, 4);
     }
-    memcpy(run->image + IMAGE_ST, legacy + IMAGE_ST, IMAGE_XMM - IMAGE_ST);
+    memset(run->image + IMAGE_ST, 0, IMAGE_XMM - IMAGE_ST);
+    for (unsigned i = IMAGE_ST; i < IMAGE_XMM; i += 16) /* 80 bits each */
+        memcpy(run->image + i, legacy + i, 10);
 }
 
 static int mxcsr_load(struct insn_run *run, uint32_t mxcsr)
