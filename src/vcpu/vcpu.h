@@ -20,6 +20,7 @@
 #include "vcpu/exit_stats.h"
 
 struct bus;
+struct cpu_model;
 struct guest_mem;
 struct kvm_run;
 struct vcpu;
@@ -41,6 +42,7 @@ struct vcpu_set_options {
     struct bus *pio, *mmio;
     struct guest_mem *mem;
     const struct log *log;
+    const struct cpu_model *model; /* the processor that guests see */
     /* A vCPU met its end: called on its thread, which then waits at the gate. */
     void (*ended)(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
                   const char *reason);
@@ -118,6 +120,10 @@ enum vcpu_verdict vcpu_end(struct vcpu *vcpu, enum vcpu_end_kind kind, const cha
 
 int vcpu_arch_create(struct vcpu *vcpu, struct umbra_error *error);
 void vcpu_arch_destroy(struct vcpu *vcpu);
+/* Remember the state that a reset goes back to: after creation, before the entry is set.
+ */
+int vcpu_arch_capture(struct vcpu *vcpu, struct umbra_error *error);
+int vcpu_arch_reset(struct vcpu *vcpu, struct umbra_error *error);
 /* Handle an exit that the common table does not know. */
 enum vcpu_verdict vcpu_arch_exit(struct vcpu *vcpu, bool *handled);
 /* KVM's emulator gave up on an instruction: complete it or end the run. */
