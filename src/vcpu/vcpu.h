@@ -128,6 +128,8 @@ int vcpu_arch_reset(struct vcpu *vcpu, struct umbra_error *error);
 enum vcpu_verdict vcpu_arch_exit(struct vcpu *vcpu, bool *handled);
 /* KVM's emulator gave up on an instruction: complete it or end the run. */
 enum vcpu_verdict vcpu_arch_emulation_failure(struct vcpu *vcpu);
+/* Add the architecture's own statistics to a JSON object (jansson json_t). */
+void vcpu_arch_stats(struct vcpu *vcpu, void *json);
 /* Registers, disassembly and the last exits, for a person. */
 void vcpu_report(struct vcpu *vcpu, char *text, size_t size);
 

@@ -101,4 +101,20 @@ struct board {
     unsigned device_count;
 };
 
+/* The processors that a board gets. */
+struct board_cpus {
+    unsigned count, sockets, cores, threads;
+    unsigned physical_bits; /* MAXPHYADDR */
+    uint32_t (*apic_id)(const void *context, unsigned index);
+    const void *context;
+};
+
+/* Lay out CPUs, @memory bytes of RAM and the PCI windows; no devices yet. */
+int board_init(struct board *board, uint64_t memory, const struct board_cpus *cpus,
+               struct umbra_error *error);
+
+/* Note a device's place; its index counts those of its kind. -ENOSPC when the board is full. */
+int board_add(struct board *board, enum board_device_kind kind, const char *id,
+              enum board_space space, uint64_t base, uint64_t size, int gsi);
+
 #endif

@@ -340,6 +340,12 @@ void kvm_close(struct kvm *kvm)
     irq_chip_fini(&kvm->irqs);
 }
 
+bool kvm_has_hardware(void)
+{
+    return access("/sys/module/kvm_intel", F_OK) == 0 ||
+           access("/sys/module/kvm_amd", F_OK) == 0;
+}
+
 int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
                    struct umbra_error *error)
 {

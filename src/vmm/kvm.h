@@ -44,6 +44,9 @@ int kvm_open(struct kvm *kvm, const struct kvm_options *options,
              struct umbra_error *error);
 void kvm_close(struct kvm *kvm);
 
+/* Is a hardware KVM module loaded (VT-x, SVM)? A cheap look at /sys, false when in doubt. */
+bool kvm_has_hardware(void);
+
 /* Give every region of @mem to the VM as a memslot; @log_dirty turns KVM's dirty log on.
  */
 int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,

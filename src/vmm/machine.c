@@ -1,0 +1,596 @@
+/* SPDX-License-Identifier: MIT */
+/* Assembles the machine: processors, memory, loop, buses, and the board's parts list. */
+#include "vmm/machine.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/debug_exit.h"
+#include "devices/debugcon.h"
+#include "devices/i8042.h"
+#include "devices/pvpanic.h"
+#include "devices/reset_port.h"
+#include "devices/rtc.h"
+#include "devices/uart16550.h"
+#include "vcpu/x86_64/cpu_model.h"
+#include "vcpu/x86_64/state.h"
+#include "vmm/adapt.h"
+#include "vmm/guest/demo_image.h"
+
+/* ---- Processors and memory ------------------------------------------------------------ */
+
+static uint32_t machine_apic_id(const void *context, unsigned index)
+{
+    return cpu_topology_apic_id(context, index);
+}
+
+static int machine_create_processors(struct machine *machine,
+                                     const struct kvm_probe *probe,
+                                     struct umbra_error *error)
+{
+    const struct umbra_config *config = machine->config;
+    struct cpu_model_options options = {
+        .topology = { config->sockets, config->cores, config->threads },
+        .features = (const char *const *)config->features,
+        .feature_count = config->feature_count,
+        .exit_hlt = config->exit_hlt,
+        .exit_pause = config->exit_pause,
+        .exit_mwait = config->exit_mwait,
+        .bus_lock_exit = config->bus_lock_exit,
+        .notify_window = config->notify_window,
+        .no_hypercalls = probe->measured && probe->cpl0_interpreted,
+        .log = machine->log,
+    };
+    struct board_cpus cpus = { .count = config->cpus };
+    int ret;
+
+    if (config->cpus > machine->kvm.max_vcpus || config->cpus > BOARD_MAX_CPUS) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
+                         "%u CPUs: this host's KVM allows %u and umbra's board %u",
+                         config->cpus, machine->kvm.max_vcpus, BOARD_MAX_CPUS);
+    }
+    ret = cpu_topology_complete(&options.topology, config->cpus);
+    if (ret < 0) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
+                         "%u CPUs cannot be %u sockets of %u cores of %u threads",
+                         config->cpus, config->sockets, config->cores, config->threads);
+    }
+    ret = cpu_model_create(machine->kvm.fd, &options, &machine->model, error);
+    if (ret == 0) {
+        ret = cpu_model_apply_vm(machine->model, machine->kvm.fd, machine->kvm.vm_fd,
+                                 error);
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    cpus.sockets = options.topology.sockets;
+    cpus.cores = options.topology.cores;
+    cpus.threads = options.topology.threads;
+    cpus.physical_bits = cpu_model_physical_bits(machine->model);
+    cpus.apic_id = machine_apic_id;
+    cpus.context = &machine->model->options.topology;
+    return board_init(&machine->board, config->memory, &cpus, error);
+}
+
+/* RAM as the board lays it out, except that the BIOS area is ROM for the tables in it. */
+static int machine_create_memory(struct machine *machine, struct umbra_error *error)
+{
+    const struct umbra_config *config = machine->config;
+    struct guest_mem_options options = config->memory_options;
+    const gpa rom_end = BOARD_ROM_BASE + BOARD_ROM_SIZE;
+    int ret;
+
+    ret = guest_mem_create(&options, &machine->mem, error);
+    for (unsigned i = 0; ret == 0 && i < machine->board.ram_count; i++) {
+        const struct board_ram *ram = &machine->board.ram[i];
+
+        if (ram->base != 0 || options.backing >= GUEST_MEM_2M) {
+            ret = guest_mem_add(machine->mem, ram->base, ram->size, GUEST_REGION_RAM,
+                                error);
+            continue;
+        }
+        ret = guest_mem_add(machine->mem, 0, BOARD_ROM_BASE, GUEST_REGION_RAM, error);
+        if (ret == 0) {
+            ret = guest_mem_add(machine->mem, BOARD_ROM_BASE, BOARD_ROM_SIZE,
+                                GUEST_REGION_ROM, error);
+        }
+        if (ret == 0) {
+            ret = guest_mem_add(machine->mem, rom_end, ram->size - rom_end,
+                                GUEST_REGION_RAM, error);
+        }
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    return kvm_map_memory(&machine->kvm, machine->mem, config->dirty != CONFIG_DIRTY_OFF,
+                          error);
+}
+
+/* ---- The board's devices ---------------------------------------------------------------- */
+
+int machine_place(struct machine *machine, struct device *device,
+                  const struct board_device *place, struct umbra_error *error)
+{
+    struct bus *bus = place->space == BOARD_PIO ? machine->pio : machine->mmio;
+    int ret;
+
+    if (machine->device_count == MACHINE_MAX_DEVICES) {
+        device_destroy(device);
+        return error_set(error, UMBRA_ERROR_CONFIG, ENOSPC,
+                         "more than %d devices in one machine", MACHINE_MAX_DEVICES);
+    }
+    machine->devices[machine->device_count++] = device;
+    if (place->size != 0) {
+        ret = bus_add(bus, place->base, place->size, device, 0);
+        if (ret < 0) {
+            return error_set(error, UMBRA_ERROR_CONFIG, -ret,
+                             "device %s at 0x%" PRIx64 "+0x%" PRIx64
+                             " overlaps another device",
+                             device->id, place->base, place->size);
+        }
+    }
+    ret = board_add(&machine->board, place->kind, device->id, place->space, place->base,
+                    place->size, place->gsi);
+    return ret < 0 ? error_set(error, UMBRA_ERROR_CONFIG, -ret, "the board is full") : 0;
+}
+
+static struct char_end_config machine_char_end(const struct config_serial *serial,
+                                               struct console *console)
+{
+    static const enum char_end_kind kinds[] = {
+        [CONFIG_SERIAL_NONE] = CHAR_END_NONE, [CONFIG_SERIAL_STDIO] = CHAR_END_CALLBACK,
+        [CONFIG_SERIAL_FILE] = CHAR_END_FILE, [CONFIG_SERIAL_PTY] = CHAR_END_PTY,
+        [CONFIG_SERIAL_UNIX] = CHAR_END_UNIX, [CONFIG_SERIAL_FD] = CHAR_END_FD,
+    };
+
+    return (struct char_end_config){
+        .kind = kinds[serial->kind],
+        .path = serial->path,
+        .fd = serial->fd,
+        .output = console != NULL ? console_output : NULL,
+        .output_context = console,
+    };
+}
+
+static int machine_add_serial(struct machine *machine, unsigned index,
+                              struct umbra_error *error)
+{
+    static const struct board_device places[MACHINE_SERIAL_PORTS] = {
+        { BOARD_UART16550, "com1", BOARD_PIO, 0x3f8, UART16550_PORTS, 4, 0 },
+        { BOARD_UART16550, "com2", BOARD_PIO, 0x2f8, UART16550_PORTS, 3, 1 },
+        { BOARD_UART16550, "com3", BOARD_PIO, 0x3e8, UART16550_PORTS, 4, 2 },
+        { BOARD_UART16550, "com4", BOARD_PIO, 0x2e8, UART16550_PORTS, 3, 3 },
+    };
+    struct console *console = &machine->consoles[index];
+    struct uart16550_config config = {
+        .id = places[index].id,
+        .gsi = (unsigned)places[index].gsi,
+        .end = machine_char_end(&machine->config->serial[index], console),
+    };
+    int ret;
+
+    ret = uart16550_create(&machine->env, &config, &machine->serial[index], error);
+    if (ret < 0) {
+        return ret;
+    }
+    return machine_place(machine, machine->serial[index], &places[index], error);
+}
+
+static int machine_add_i8042(struct machine *machine, struct umbra_error *error)
+{
+    const struct i8042_config config = { .id = "i8042", .gsi = 1 };
+    const struct board_device place = { .kind = BOARD_I8042,
+                                        .space = BOARD_PIO,
+                                        .base = I8042_DATA_PORT,
+                                        .size = 1,
+                                        .gsi = 1 };
+    int ret;
+
+    ret = i8042_create(&machine->env, &config, &machine->keyboard, error);
+    if (ret == 0) {
+        ret = machine_place(machine, machine->keyboard, &place, error);
+    }
+    if (ret == 0) {
+        ret = bus_add(machine->pio, I8042_COMMAND_PORT, 1, machine->keyboard,
+                      I8042_REGION_COMMAND);
+    }
+    if (ret == 0) {
+        ret = bus_add(machine->pio, I8042_FAST_A20_PORT, 1, machine->keyboard,
+                      I8042_REGION_FAST_A20);
+    }
+    return ret;
+}
+
+/* A part of the board that takes nothing but its place. */
+#define MACHINE_ADD(machine, error, type, where, ...)                                    \
+    ({                                                                                   \
+        const struct type##_config config_ = { __VA_ARGS__ };                            \
+        struct device *device_;                                                          \
+        int ret_ = type##_create(&(machine)->env, &config_, &device_, (error));          \
+                                                                                         \
+        ret_ < 0 ? ret_ : machine_place((machine), device_, &(where), (error));          \
+    })
+
+static int machine_add_small(struct machine *machine, struct umbra_error *error)
+{
+    static const struct board_device rtc = { BOARD_RTC, "",      BOARD_PIO, 0x70,
+                                             RTC_PORTS, RTC_GSI, 0 };
+    static const struct board_device reset = {
+        BOARD_RESET, "", BOARD_PIO, BOARD_RESET_PORT, 1, -1, 0
+    };
+    static const struct board_device debugcon = {
+        BOARD_DEBUGCON, "", BOARD_PIO, BOARD_DEBUG_PORT, 1, -1, 0
+    };
+    static const struct board_device debug_exit = {
+        BOARD_DEBUG_EXIT, "", BOARD_PIO, BOARD_EXIT_PORT, DEBUG_EXIT_PORTS, -1, 0
+    };
+    static const struct board_device pvpanic = {
+        BOARD_PVPANIC, "", BOARD_PIO, BOARD_PANIC_PORT, 1, -1, 0
+    };
+    const struct board *board = &machine->board;
+    int ret;
+
+    ret = MACHINE_ADD(machine, error, rtc, rtc, .id = "rtc", .gsi = RTC_GSI,
+                      .ram_low = board->ram[0].size,
+                      .ram_high = board->ram_count > 1 ? board->ram[1].size : 0);
+    if (ret == 0) {
+        ret = MACHINE_ADD(machine, error, reset_port, reset, .id = "reset");
+    }
+    if (ret == 0) {
+        ret = MACHINE_ADD(machine, error, debugcon, debugcon, .id = "debugcon",
+                          .end = machine_char_end(&machine->config->debug_port, NULL));
+    }
+    if (ret == 0) {
+        ret = MACHINE_ADD(machine, error, debug_exit, debug_exit, .id = "debug-exit");
+    }
+    if (ret == 0) {
+        ret = MACHINE_ADD(machine, error, pvpanic, pvpanic, .id = "pvpanic");
+    }
+    return ret;
+}
+
+static int machine_add_pm(struct machine *machine, struct umbra_error *error)
+{
+    static const struct board_device place = {
+        BOARD_ACPI_PM, "", BOARD_PIO, BOARD_PM_BASE, ACPI_PM_SIZE, BOARD_SCI_GSI, 0
+    };
+    const struct acpi_pm_config config = { .id = "acpi-pm",
+                                           .gsi = BOARD_SCI_GSI,
+                                           .slp_typ_s5 = BOARD_SLP_TYP_S5 };
+    int ret = acpi_pm_create(&machine->env, &config, &machine->pm, error);
+
+    return ret < 0 ? ret : machine_place(machine, machine->pm, &place, error);
+}
+
+static int machine_add_pci(struct machine *machine, struct umbra_error *error)
+{
+    static const struct pci_host_config config = {
+        .ecam_base = BOARD_ECAM_BASE,
+        .ecam_size = BOARD_ECAM_SIZE,
+        .intx_gsi = { BOARD_INTX_GSI, BOARD_INTX_GSI + 1, BOARD_INTX_GSI + 2,
+                      BOARD_INTX_GSI + 3 },
+    };
+
+    return pci_host_create(&machine->env, &config, machine->pio, machine->mmio,
+                           &machine->pci, error);
+}
+
+static int machine_assign_bars(struct machine *machine, struct umbra_error *error)
+{
+    const struct board *board = &machine->board;
+
+    return pci_host_assign_bars(machine->pci, BOARD_MMIO32_BASE, BOARD_MMIO32_SIZE,
+                                board->mmio64_base, board->mmio64_size, error);
+}
+
+/* The parts list. */
+static int machine_create_devices(struct machine *machine, struct umbra_error *error)
+{
+    int ret;
+
+    ret = machine_add_pci(machine, error);
+    for (unsigned i = 0; ret == 0 && i < machine->config->serial_count; i++) {
+        ret = machine_add_serial(machine, i, error);
+    }
+    if (ret == 0) {
+        ret = machine_add_small(machine, error);
+    }
+    if (ret == 0) {
+        ret = machine_add_i8042(machine, error);
+    }
+    if (ret == 0) {
+        ret = machine_add_pm(machine, error);
+    }
+    if (ret == 0) {
+        ret = machine_assign_bars(machine, error);
+    }
+    return ret;
+}
+
+static int machine_create_io(struct machine *machine, const struct machine_events *events,
+                             struct umbra_error *error)
+{
+    int ret;
+
+    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+        console_init(&machine->consoles[i]);
+    }
+    machine->consoles[0].panicked = events->console_panicked;
+    machine->consoles[0].panicked_context = events->context;
+    ret = loop_create(machine->log, &machine->loop, error);
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bus_create("pio", &machine->pio);
+    if (ret == 0) {
+        ret = bus_create("mmio", &machine->mmio);
+    }
+    if (ret < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot create the buses");
+    }
+    machine->env = (struct device_env){
+        .mem = machine->mem,
+        .irqs = &machine->kvm.irqs,
+        .loop = machine->loop,
+        .log = machine->log,
+        .event = events->device_event,
+        .event_context = events->context,
+        .doorbell = kvm_doorbell,
+        .doorbell_context = &machine->kvm,
+    };
+    return machine_create_devices(machine, error);
+}
+
+/* ---- vCPUs and the guest ---------------------------------------------------------------- */
+
+static int machine_create_vcpus(struct machine *machine,
+                                const struct machine_events *events,
+                                struct umbra_error *error)
+{
+    const struct vcpu_set_options options = {
+        .kvm_fd = machine->kvm.fd,
+        .vm_fd = machine->kvm.vm_fd,
+        .run_size = machine->kvm.run_size,
+        .count = machine->config->cpus,
+        .pio = machine->pio,
+        .mmio = machine->mmio,
+        .mem = machine->mem,
+        .log = machine->log,
+        .model = machine->model,
+        .ended = events->vcpu_ended,
+        .debug = events->vcpu_debug,
+        .context = events->context,
+    };
+    int ret;
+
+    ret = vcpu_set_create(&options, &machine->vcpus, error);
+    for (unsigned i = 0; ret == 0 && i < options.count; i++) {
+        ret = vcpu_arch_capture(&machine->vcpus->vcpus[i], error);
+    }
+    return ret;
+}
+
+/* Hardware KVM applies CPUID masks; only a KVM without hardware underneath needs probing. */
+static int machine_probe(const struct umbra_config *config, struct kvm_probe *probe,
+                         struct umbra_error *error)
+{
+    memset(probe, 0, sizeof(*probe));
+    if (config->no_adapt || kvm_has_hardware()) {
+        return 0;
+    }
+    return kvm_probe_run(config->kvm_path, probe, error);
+}
+
+int machine_create(struct machine *machine, const struct umbra_config *config,
+                   const struct machine_events *events, struct umbra_error *error)
+{
+    const struct kvm_options kvm_options = {
+        .path = config->kvm_path,
+        .split_irqchip = config->split_irqchip,
+        .pit = !config->no_pit,
+    };
+    struct kvm_probe probe;
+    int ret;
+
+    memset(machine, 0, sizeof(*machine));
+    machine->config = config;
+    machine->log = &config->log;
+    machine->created_ns = clock_ns();
+    machine->created_ticks = exit_clock();
+    ret = machine_probe(config, &probe, error);
+    if (ret == 0) {
+        ret = kvm_open(&machine->kvm, &kvm_options, error);
+        machine->has_kvm = ret == 0;
+    }
+    if (ret == 0) {
+        ret = machine_create_processors(machine, &probe, error);
+    }
+    if (ret == 0) {
+        ret = machine_create_memory(machine, error);
+    }
+    if (ret == 0) {
+        ret = machine_create_io(machine, events, error);
+    }
+    if (ret == 0) {
+        ret = machine_create_vcpus(machine, events, error);
+    }
+    if (ret == 0) {
+        machine->probe = probe;
+        ret = machine_load(machine, error);
+    }
+    if (ret < 0) {
+        machine_destroy(machine);
+    }
+    return ret;
+}
+
+static int machine_boot(struct machine *machine, const char *append,
+                        struct umbra_error *error)
+{
+    const struct umbra_config *config = machine->config;
+    struct boot_request request = {
+        .board = &machine->board,
+        .mem = machine->mem,
+        .log = machine->log,
+        .kernel_path = config->kernel,
+        .initrd_path = config->initrd,
+        .append = append,
+        .flat = config->kernel_format == CONFIG_KERNEL_FLAT,
+        .flat_load = config->kernel_load,
+        .flat_entry = config->kernel_entry,
+        .decompress_in_guest = config->decompress_in_guest,
+        .no_acpi = config->no_acpi,
+        .fdt = config->fdt,
+    };
+
+    if (config->demo) {
+        request.kernel_path = NULL;
+        request.kernel_bytes = demo_image;
+        request.kernel_size = demo_image_size();
+    }
+    return boot_load(&request, &machine->entry, error);
+}
+
+int machine_load(struct machine *machine, struct umbra_error *error)
+{
+    const char *append = machine->config->append != NULL ? machine->config->append : "";
+    struct vcpu_entry entry;
+    int ret;
+
+    ret =
+        machine_boot(machine, machine->append != NULL ? machine->append : append, error);
+    if (ret == 0 && machine->append == NULL && machine->entry.linux_kernel &&
+        machine->probe.measured) {
+        ret = adapt_command_line(&machine->probe, append, &machine->append);
+        if (ret == 0 && machine->append != NULL) {
+            log_warning(machine->log, "%s", adapt_reason(&machine->probe));
+            ret = machine_boot(machine, machine->append, error);
+        }
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    log_info(machine->log, "kernel: %s", machine->entry.description);
+    entry = (struct vcpu_entry){
+        .mode = machine->entry.mode == BOOT_MODE_REAL        ? VCPU_ENTRY_REAL
+                : machine->entry.mode == BOOT_MODE_PROTECTED ? VCPU_ENTRY_PROTECTED
+                                                             : VCPU_ENTRY_LONG,
+        .rip = machine->entry.rip,
+        .rsp = machine->entry.rsp,
+        .rax = machine->entry.rax,
+        .rbx = machine->entry.rbx,
+        .rsi = machine->entry.rsi,
+        .rdi = machine->entry.rdi,
+        .cr3 = machine->entry.cr3,
+        .gdt = machine->entry.gdt,
+        .gdt_limit = machine->entry.gdt_limit,
+        .cs = machine->entry.cs,
+        .ds = machine->entry.ds,
+    };
+    return vcpu_set_entry(&machine->vcpus->vcpus[0], &entry, error);
+}
+
+int machine_reset(struct machine *machine, struct umbra_error *error)
+{
+    const struct guest_region *regions;
+    size_t count;
+    int ret = 0;
+
+    regions = guest_mem_regions(machine->mem, &count);
+    for (size_t i = 0; ret == 0 && i < count; i++) {
+        ret = guest_mem_discard(machine->mem, regions[i].base, regions[i].size);
+    }
+    if (ret == 0) {
+        ret = kvm_reset_irqchip(&machine->kvm, !machine->config->no_pit);
+    }
+    if (ret < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot reset the machine");
+    }
+    for (unsigned i = 0; i < machine->device_count; i++) {
+        struct device *device = machine->devices[i];
+
+        if (device->ops->reset != NULL) {
+            pthread_mutex_lock(&device->lock);
+            device->ops->reset(device);
+            pthread_mutex_unlock(&device->lock);
+        }
+    }
+    ret = machine_assign_bars(machine, error);
+    for (unsigned i = 0; ret == 0 && i < machine->vcpus->options.count; i++) {
+        ret = vcpu_arch_reset(&machine->vcpus->vcpus[i], error);
+    }
+    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+        console_reset(&machine->consoles[i]);
+    }
+    return ret < 0 ? ret : machine_load(machine, error);
+}
+
+void machine_pause_devices(struct machine *machine)
+{
+    loop_stop(machine->loop);
+    for (unsigned i = 0; i < machine->device_count; i++) {
+        struct device *device = machine->devices[i];
+
+        if (device->ops->pause != NULL) {
+            pthread_mutex_lock(&device->lock);
+            device->ops->pause(device);
+            pthread_mutex_unlock(&device->lock);
+        }
+    }
+}
+
+int machine_resume_devices(struct machine *machine, struct umbra_error *error)
+{
+    for (unsigned i = 0; i < machine->device_count; i++) {
+        struct device *device = machine->devices[i];
+
+        if (device->ops->resume != NULL) {
+            pthread_mutex_lock(&device->lock);
+            device->ops->resume(device);
+            pthread_mutex_unlock(&device->lock);
+        }
+    }
+    return loop_start(machine->loop, error);
+}
+
+struct device *machine_device(struct machine *machine, const char *id)
+{
+    for (unsigned i = 0; i < machine->device_count; i++) {
+        if (strcmp(machine->devices[i]->id, id) == 0) {
+            return machine->devices[i];
+        }
+    }
+    return NULL;
+}
+
+void machine_destroy(struct machine *machine)
+{
+    vcpu_set_destroy(machine->vcpus);
+    if (machine->loop != NULL) {
+        loop_stop(machine->loop);
+    }
+    for (unsigned i = machine->device_count; i > 0; i--) {
+        device_destroy(machine->devices[i - 1]);
+    }
+    pci_host_destroy(machine->pci);
+    bus_destroy(machine->pio);
+    bus_destroy(machine->mmio);
+    if (machine->loop != NULL) {
+        loop_destroy(machine->loop);
+        for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+            console_fini(&machine->consoles[i]);
+        }
+    }
+    if (machine->has_kvm) {
+        kvm_close(&machine->kvm);
+    }
+    cpu_model_destroy(machine->model);
+    guest_mem_destroy(machine->mem);
+    free(machine->append);
+    memset(machine, 0, sizeof(*machine));
+}

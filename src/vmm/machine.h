@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The machine: everything that a config describes, assembled, and its power-on state. It
+ * knows nothing of runs and outcomes; src/vmm/vm.c drives it.
+ */
+#ifndef VMM_MACHINE_H
+#define VMM_MACHINE_H
+
+#include <umbra/umbra.h>
+
+#include "devices/bus.h"
+#include "devices/device.h"
+#include "devices/loop.h"
+#include "devices/pci.h"
+#include "vcpu/probe.h"
+#include "vcpu/vcpu.h"
+#include "vmm/board.h"
+#include "vmm/boot/boot.h"
+#include "vmm/config.h"
+#include "vmm/console.h"
+#include "vmm/kvm.h"
+
+enum { MACHINE_MAX_DEVICES = 128, MACHINE_SERIAL_PORTS = 4 };
+
+/* What the machine tells its VM. */
+struct machine_events {
+    void (*device_event)(void *context, enum device_event_kind kind, uint32_t value);
+    void (*vcpu_ended)(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
+                       const char *reason);
+    void (*vcpu_debug)(void *context, struct vcpu *vcpu);
+    void (*console_panicked)(void *context);
+    void *context;
+};
+
+struct machine {
+    const struct umbra_config *config;
+    const struct log *log;
+    struct kvm kvm; /* open if has_kvm */
+    bool has_kvm;
+    struct cpu_model *model;
+    struct board board;
+    struct guest_mem *mem;
+    struct loop *loop;
+    struct bus *pio, *mmio;
+    struct device_env env;
+    struct pci_host *pci;
+    struct device *devices[MACHINE_MAX_DEVICES]; /* owned, in order of creation */
+    unsigned device_count;
+    struct device *serial[MACHINE_SERIAL_PORTS];
+    struct device *pm, *keyboard;
+    struct console consoles[MACHINE_SERIAL_PORTS];
+    struct vcpu_set *vcpus;
+    uint64_t created_ns, created_ticks; /* clock_ns() and exit_clock() at creation */
+    struct kvm_probe probe;             /* all zero where nothing needed probing */
+    char *append;                       /* the command line after adaptation */
+    struct boot_entry entry;            /* of the last load */
+};
+
+int machine_create(struct machine *machine, const struct umbra_config *config,
+                   const struct machine_events *events, struct umbra_error *error);
+/* Fine on a half-built or zeroed machine. */
+void machine_destroy(struct machine *machine);
+
+/* Load the guest and set the boot processor's state: after create and after each reset. */
+int machine_load(struct machine *machine, struct umbra_error *error);
+/* Power-on state: memory empty, devices and vCPUs reset. Everything must be paused. */
+int machine_reset(struct machine *machine, struct umbra_error *error);
+
+/* Hold and release devices and loop; the vCPUs are the caller's. */
+void machine_pause_devices(struct machine *machine);
+int machine_resume_devices(struct machine *machine, struct umbra_error *error);
+
+/* Take @device over and put it on the board at @base (kind BOARD_OTHER: not described). */
+int machine_place(struct machine *machine, struct device *device,
+                  const struct board_device *place, struct umbra_error *error);
+
+struct device *machine_device(struct machine *machine, const char *id);
+
+#endif

@@ -1,0 +1,557 @@
+/* SPDX-License-Identifier: MIT */
+/* The life of a VM: start, pause, end, reset, and the typed outcome of a run. */
+#include "vmm/vm.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "base/util.h"
+#include "devices/acpi_pm.h"
+#include "devices/pvpanic.h"
+#include "devices/uart16550.h"
+
+/* ---- Ends ------------------------------------------------------------------------------- */
+
+void vm_report_end(struct umbra_vm *vm, const struct vm_end *end)
+{
+    pthread_mutex_lock(&vm->lock);
+    if (vm->pending.kind == UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
+        vm->pending = *end;
+        pthread_cond_broadcast(&vm->changed);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    if (vm->machine.vcpus != NULL) {
+        vcpu_set_close(vm->machine.vcpus);
+    }
+}
+
+static void vm_device_event(void *context, enum device_event_kind kind, uint32_t value)
+{
+    struct vm_end end = { .vcpu = UINT32_MAX };
+
+    switch (kind) {
+    case DEVICE_EVENT_POWEROFF:
+        end.kind = UMBRA_OUTCOME_POWEROFF;
+        snprintf(end.reason, sizeof(end.reason), "the guest powered off");
+        break;
+    case DEVICE_EVENT_RESET:
+        end.kind = UMBRA_OUTCOME_RESET;
+        snprintf(end.reason, sizeof(end.reason), "the guest asked for a reset");
+        break;
+    case DEVICE_EVENT_DEBUG_EXIT:
+        end.kind = UMBRA_OUTCOME_EXIT;
+        end.exit_value = value;
+        snprintf(end.reason, sizeof(end.reason),
+                 "the guest wrote 0x%" PRIx32 " to the debug-exit port", value);
+        break;
+    case DEVICE_EVENT_PANIC:
+        if (!(value & PVPANIC_PANICKED)) {
+            return;
+        }
+        end.kind = UMBRA_OUTCOME_PANIC;
+        snprintf(end.reason, sizeof(end.reason), "the guest reported a panic (pvpanic)");
+        break;
+    }
+    vm_report_end(context, &end);
+}
+
+static void vm_console_panicked(void *context)
+{
+    struct vm_end end = { .kind = UMBRA_OUTCOME_PANIC, .vcpu = UINT32_MAX };
+
+    snprintf(end.reason, sizeof(end.reason), "the guest kernel printed a panic");
+    vm_report_end(context, &end);
+}
+
+static void vm_vcpu_ended(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
+                          const char *reason)
+{
+    static const enum umbra_outcome_kind kinds[] = {
+        [VCPU_END_TRIPLE_FAULT] = UMBRA_OUTCOME_TRIPLE_FAULT,
+        [VCPU_END_RESET] = UMBRA_OUTCOME_RESET,
+        [VCPU_END_POWEROFF] = UMBRA_OUTCOME_POWEROFF,
+        [VCPU_END_CRASH] = UMBRA_OUTCOME_PANIC,
+        [VCPU_END_ERROR] = UMBRA_OUTCOME_ERROR,
+    };
+    struct vm_end end = { .kind = kinds[kind], .vcpu = vcpu->index };
+
+    snprintf(end.reason, sizeof(end.reason), "%s", reason);
+    vm_report_end(context, &end);
+}
+
+/* ---- Holding and releasing everything; the caller holds control -------------------------- */
+
+static void vm_hold(struct umbra_vm *vm)
+{
+    vcpu_set_pause(vm->machine.vcpus);
+    if (!vm->devices_paused) {
+        machine_pause_devices(&vm->machine);
+        vm->devices_paused = true;
+    }
+}
+
+static int vm_release(struct umbra_vm *vm, struct umbra_error *error)
+{
+    int ret = machine_resume_devices(&vm->machine, error);
+
+    if (ret == 0) {
+        vm->devices_paused = false;
+        vcpu_set_resume(vm->machine.vcpus, -1);
+    }
+    return ret;
+}
+
+static void vm_set_state(struct umbra_vm *vm, enum vm_state state)
+{
+    pthread_mutex_lock(&vm->lock);
+    vm->state = state;
+    pthread_cond_broadcast(&vm->changed);
+    pthread_mutex_unlock(&vm->lock);
+}
+
+enum vm_state vm_state(struct umbra_vm *vm)
+{
+    enum vm_state state;
+
+    pthread_mutex_lock(&vm->lock);
+    state = vm->state;
+    pthread_mutex_unlock(&vm->lock);
+    return state;
+}
+
+/* ---- The keeper --------------------------------------------------------------------------- */
+
+/* A kernel that panics with panic=-1 resets at once: that is a panic, not a reboot. */
+static void vm_classify(struct umbra_vm *vm, struct vm_end *end)
+{
+    if ((end->kind == UMBRA_OUTCOME_RESET || end->kind == UMBRA_OUTCOME_TRIPLE_FAULT ||
+         end->kind == UMBRA_OUTCOME_DEADLINE) &&
+        console_panic_seen(&vm->machine.consoles[0])) {
+        end->kind = UMBRA_OUTCOME_PANIC;
+        snprintf(end->reason, sizeof(end->reason), "the guest kernel printed a panic");
+    }
+}
+
+static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
+{
+    const uint64_t one = 1;
+
+    pthread_mutex_lock(&vm->control);
+    vm_hold(vm);
+    vm_classify(vm, end);
+    vm->outcome = (struct umbra_outcome){
+        .size = sizeof(vm->outcome),
+        .kind = end->kind,
+        .exit_value = end->exit_value,
+        .vcpu = end->vcpu,
+        .run_ns = vm->start_ns == 0 ? 0 : clock_ns() - vm->start_ns,
+    };
+    memcpy(vm->outcome.reason, end->reason, sizeof(vm->outcome.reason));
+    console_tail(&vm->machine.consoles[0], vm->outcome.console_tail,
+                 sizeof(vm->outcome.console_tail));
+    vm_write_report(vm, end, vm->outcome.report, sizeof(vm->outcome.report));
+    vm_set_state(vm, VM_ENDED);
+    if (write(vm->event_fd, &one, sizeof(one)) < 0) {
+        log_error(vm->machine.log, "cannot signal the end of the run: %s",
+                  strerrorname_np(errno));
+    }
+    pthread_mutex_unlock(&vm->control);
+}
+
+static int vm_restart(struct umbra_vm *vm, struct umbra_error *error)
+{
+    int ret;
+
+    pthread_mutex_lock(&vm->control);
+    vm_hold(vm);
+    ret = machine_reset(&vm->machine, error);
+    if (ret == 0) {
+        pthread_mutex_lock(&vm->lock);
+        vm->pending.kind = UMBRA_OUTCOME_NONE;
+        pthread_mutex_unlock(&vm->lock);
+        ret = vm_release(vm, error);
+    }
+    pthread_mutex_unlock(&vm->control);
+    return ret;
+}
+
+static void vm_handle_end(struct umbra_vm *vm, struct vm_end *end)
+{
+    struct umbra_error error;
+
+    if (end->kind == UMBRA_OUTCOME_RESET &&
+        vm->config->on_reset == CONFIG_ON_RESET_RESTART &&
+        !console_panic_seen(&vm->machine.consoles[0])) {
+        log_info(vm->machine.log, "%s: restarting it", end->reason);
+        if (vm_restart(vm, &error) == 0) {
+            return;
+        }
+        end->kind = UMBRA_OUTCOME_ERROR;
+        snprintf(end->reason, sizeof(end->reason), "restart after a reset failed: %.400s",
+                 error.message);
+    }
+    vm_finish(vm, end);
+}
+
+/* Wait for something to do; false when the keeper is to quit. The caller holds lock. */
+static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
+{
+    for (;;) {
+        bool live = vm->state == VM_RUNNING || vm->state == VM_PAUSED;
+
+        if (vm->quit) {
+            return false;
+        }
+        if (vm->pending.kind != UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
+            *end = vm->pending;
+            return true;
+        }
+        if (live && vm->deadline_ns != 0 && clock_ns() >= vm->deadline_ns) {
+            vm->pending =
+                (struct vm_end){ .kind = UMBRA_OUTCOME_DEADLINE, .vcpu = UINT32_MAX };
+            snprintf(vm->pending.reason, sizeof(vm->pending.reason),
+                     "the guest still ran after %" PRIu64 ".%03" PRIu64 " s",
+                     vm->config->timeout_ms / 1000, vm->config->timeout_ms % 1000);
+        } else if (live && vm->deadline_ns != 0) {
+            const struct timespec until = {
+                .tv_sec = (time_t)(vm->deadline_ns / 1000000000u),
+                .tv_nsec = (long)(vm->deadline_ns % 1000000000u),
+            };
+
+            pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
+        } else {
+            pthread_cond_wait(&vm->changed, &vm->lock);
+        }
+    }
+}
+
+static void *vm_keeper(void *context)
+{
+    struct umbra_vm *vm = context;
+    struct vm_end end;
+
+    pthread_setname_np(pthread_self(), "keeper");
+    pthread_mutex_lock(&vm->lock);
+    while (vm_keeper_wait(vm, &end)) {
+        pthread_mutex_unlock(&vm->lock);
+        vm_handle_end(vm, &end);
+        pthread_mutex_lock(&vm->lock);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return NULL;
+}
+
+static int vm_start_keeper(struct umbra_vm *vm, struct umbra_error *error)
+{
+    sigset_t all, old;
+    int ret;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    ret = pthread_create(&vm->keeper, NULL, vm_keeper, vm);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (ret != 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ret,
+                           "cannot start the keeper thread");
+    }
+    vm->keeper_started = true;
+    return 0;
+}
+
+/* ---- The public calls ---------------------------------------------------------------------- */
+
+int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
+                    struct umbra_error *error)
+{
+    struct machine_events events = {
+        .device_event = vm_device_event,
+        .vcpu_ended = vm_vcpu_ended,
+        .console_panicked = vm_console_panicked,
+    };
+    struct umbra_vm *vm;
+    pthread_condattr_t attributes;
+    int ret;
+
+    *out = NULL;
+    ret = umbra_config_validate(config, error);
+    if (ret < 0) {
+        return ret;
+    }
+    vm = calloc(1, sizeof(*vm));
+    if (vm == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "cannot allocate a VM");
+    }
+    pthread_mutex_init(&vm->control, NULL);
+    pthread_mutex_init(&vm->lock, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&vm->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    vm->devices_paused = true;
+    vm->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (vm->event_fd < 0) {
+        ret = error_errno(error, UMBRA_ERROR_INTERNAL, errno, "cannot create an eventfd");
+        goto fail;
+    }
+    ret = config_copy(config, &vm->config);
+    if (ret < 0) {
+        error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot copy the config");
+        goto fail;
+    }
+    events.context = vm;
+    ret = machine_create(&vm->machine, vm->config, &events, error);
+    if (ret < 0) {
+        goto fail;
+    }
+    *out = vm;
+    return 0;
+fail:
+    umbra_vm_destroy(vm);
+    return ret;
+}
+
+static int vm_wrong_state(enum vm_state state, const char *call,
+                          struct umbra_error *error)
+{
+    static const char *const names[] = { "created, not started", "running", "paused",
+                                         "at its end" };
+
+    return error_set(error, UMBRA_ERROR_STATE, EINVAL, "%s: the VM is %s", call,
+                     names[state]);
+}
+
+static int vm_start_threads(struct umbra_vm *vm, struct umbra_error *error)
+{
+    int ret = 0;
+
+    if (!vm->threads_started) {
+        ret = vcpu_set_start(vm->machine.vcpus, error);
+        vm->threads_started = ret == 0;
+    }
+    if (ret == 0 && !vm->keeper_started) {
+        ret = vm_start_keeper(vm, error);
+    }
+    return ret;
+}
+
+int umbra_vm_start(struct umbra_vm *vm, struct umbra_error *error)
+{
+    enum vm_state state;
+    int ret;
+
+    pthread_mutex_lock(&vm->control);
+    state = vm_state(vm);
+    if (state != VM_CREATED) {
+        ret = vm_wrong_state(state, "umbra_vm_start", error);
+    } else {
+        ret = vm_start_threads(vm, error);
+        if (ret == 0) {
+            pthread_mutex_lock(&vm->lock);
+            vm->start_ns = clock_ns();
+            vm->deadline_ns = vm->config->timeout_ms == 0
+                                  ? 0
+                                  : vm->start_ns + vm->config->timeout_ms * 1000000u;
+            vm->state = VM_RUNNING;
+            pthread_cond_broadcast(&vm->changed);
+            pthread_mutex_unlock(&vm->lock);
+            ret = vm_release(vm, error);
+        }
+    }
+    pthread_mutex_unlock(&vm->control);
+    return ret;
+}
+
+/* Copy at most what the caller's version of the struct holds. */
+static void vm_copy_outcome(const struct umbra_outcome *from, struct umbra_outcome *to)
+{
+    uint32_t size = to->size < sizeof(*from) ? to->size : (uint32_t)sizeof(*from);
+
+    if (size > sizeof(to->size)) {
+        memcpy((char *)to + sizeof(to->size), (const char *)from + sizeof(from->size),
+               size - sizeof(to->size));
+    }
+}
+
+int umbra_vm_wait(struct umbra_vm *vm, int64_t timeout_ms, struct umbra_outcome *outcome,
+                  struct umbra_error *error)
+{
+    uint64_t until = clock_ns() + (uint64_t)timeout_ms * 1000000u;
+    const struct timespec deadline = { .tv_sec = (time_t)(until / 1000000000u),
+                                       .tv_nsec = (long)(until % 1000000000u) };
+    int ret = 0;
+
+    pthread_mutex_lock(&vm->lock);
+    if (vm->state == VM_CREATED) {
+        ret = vm_wrong_state(vm->state, "umbra_vm_wait", error);
+    }
+    while (ret == 0 && vm->state != VM_ENDED) {
+        ret = timeout_ms < 0
+                  ? pthread_cond_wait(&vm->changed, &vm->lock)
+                  : -pthread_cond_timedwait(&vm->changed, &vm->lock, &deadline);
+        if (ret == -ETIMEDOUT && vm->state == VM_ENDED) {
+            ret = 0;
+        } else if (ret == -ETIMEDOUT) {
+            error_set(error, UMBRA_ERROR_STATE, ETIMEDOUT,
+                      "the VM still runs after %" PRId64 " ms", timeout_ms);
+        }
+    }
+    if (ret == 0 && outcome != NULL) {
+        vm_copy_outcome(&vm->outcome, outcome);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    return ret;
+}
+
+int umbra_vm_event_fd(struct umbra_vm *vm)
+{
+    return vm->event_fd;
+}
+
+int umbra_vm_pause(struct umbra_vm *vm, struct umbra_error *error)
+{
+    enum vm_state state;
+    int ret = 0;
+
+    pthread_mutex_lock(&vm->control);
+    state = vm_state(vm);
+    if (state == VM_RUNNING) {
+        vm_hold(vm);
+        vm_set_state(vm, VM_PAUSED);
+    } else if (state != VM_PAUSED) {
+        ret = vm_wrong_state(state, "umbra_vm_pause", error);
+    }
+    pthread_mutex_unlock(&vm->control);
+    return ret;
+}
+
+int umbra_vm_resume(struct umbra_vm *vm, struct umbra_error *error)
+{
+    enum vm_state state;
+    int ret = 0;
+
+    pthread_mutex_lock(&vm->control);
+    state = vm_state(vm);
+    if (state == VM_PAUSED) {
+        vm_set_state(vm, VM_RUNNING);
+        ret = vm_release(vm, error);
+    } else if (state != VM_RUNNING) {
+        ret = vm_wrong_state(state, "umbra_vm_resume", error);
+    }
+    pthread_mutex_unlock(&vm->control);
+    return ret;
+}
+
+int umbra_vm_power_button(struct umbra_vm *vm, struct umbra_error *error)
+{
+    enum vm_state state = vm_state(vm);
+
+    if (state != VM_RUNNING && state != VM_PAUSED) {
+        return vm_wrong_state(state, "umbra_vm_power_button", error);
+    }
+    if (acpi_pm_power_button(vm->machine.pm) < 0) {
+        return error_set(
+            error, UMBRA_ERROR_STATE, ENOTCONN,
+            "the guest does not listen to its power button (its ACPI driver has "
+            "not enabled it)");
+    }
+    return 0;
+}
+
+int umbra_vm_stop(struct umbra_vm *vm, const char *reason, struct umbra_error *error)
+{
+    struct vm_end end = { .kind = UMBRA_OUTCOME_STOPPED, .vcpu = UINT32_MAX };
+
+    snprintf(end.reason, sizeof(end.reason), "%s",
+             reason != NULL ? reason : "stopped by the host");
+    if (vm_state(vm) == VM_CREATED) {
+        return vm_wrong_state(VM_CREATED, "umbra_vm_stop", error);
+    }
+    vm_report_end(vm, &end);
+    return 0;
+}
+
+int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error)
+{
+    enum vm_state state;
+    uint64_t drained;
+    int ret;
+
+    pthread_mutex_lock(&vm->control);
+    state = vm_state(vm);
+    if (state == VM_CREATED) {
+        pthread_mutex_unlock(&vm->control);
+        return 0;
+    }
+    vm_hold(vm);
+    ret = machine_reset(&vm->machine, error);
+    if (ret == 0) {
+        pthread_mutex_lock(&vm->lock);
+        vm->pending.kind = UMBRA_OUTCOME_NONE;
+        vm->state = state == VM_RUNNING ? VM_RUNNING : VM_CREATED;
+        pthread_mutex_unlock(&vm->lock);
+        if (read(vm->event_fd, &drained, sizeof(drained)) < 0 && errno != EAGAIN) {
+            log_error(vm->machine.log, "cannot drain the eventfd: %s",
+                      strerrorname_np(errno));
+        }
+        if (state == VM_RUNNING) {
+            ret = vm_release(vm, error);
+        }
+    }
+    pthread_mutex_unlock(&vm->control);
+    return ret;
+}
+
+void umbra_vm_destroy(struct umbra_vm *vm)
+{
+    if (vm == NULL) {
+        return;
+    }
+    if (vm->keeper_started) {
+        pthread_mutex_lock(&vm->lock);
+        vm->quit = true;
+        pthread_cond_broadcast(&vm->changed);
+        pthread_mutex_unlock(&vm->lock);
+        pthread_join(vm->keeper, NULL);
+    }
+    if (vm->machine.vcpus != NULL) {
+        vm_hold(vm);
+    }
+    machine_destroy(&vm->machine);
+    if (vm->event_fd >= 0) {
+        close(vm->event_fd);
+    }
+    if (vm->config != NULL) {
+        config_destroy(vm->config);
+    }
+    pthread_cond_destroy(&vm->changed);
+    pthread_mutex_destroy(&vm->lock);
+    pthread_mutex_destroy(&vm->control);
+    free(vm);
+}
+
+int umbra_console_set_output(struct umbra_vm *vm, unsigned port, umbra_console_fn fn,
+                             void *context)
+{
+    if (port >= vm->config->serial_count || vm_state(vm) != VM_CREATED) {
+        return -EINVAL;
+    }
+    vm->machine.consoles[port].output_context = context;
+    vm->machine.consoles[port].output = fn;
+    return 0;
+}
+
+int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
+                       size_t length)
+{
+    if (port >= vm->config->serial_count) {
+        return -EINVAL;
+    }
+    return uart16550_send(vm->machine.serial[port], bytes, length);
+}

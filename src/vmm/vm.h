@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A VM's life: CREATED -> RUNNING <-> PAUSED -> ENDED, and by reset back to CREATED.
+ *
+ * Locks, in this order: `control` serialises what stops and starts the machine and is held
+ * while waiting for it; `lock` guards the fields below it for moments only, so that device
+ * and vCPU threads may report an end at any time.
+ */
+#ifndef VMM_VM_H
+#define VMM_VM_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <umbra/umbra.h>
+
+#include "vmm/machine.h"
+
+enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED, VM_ENDED };
+
+/* An end as it was first reported. */
+struct vm_end {
+    enum umbra_outcome_kind kind; /* NONE: nothing is pending */
+    uint32_t exit_value;
+    uint32_t vcpu; /* UINT32_MAX: none */
+    char reason[512];
+};
+
+struct umbra_vm {
+    struct umbra_config *config;
+    struct machine machine;
+
+    pthread_mutex_t control;
+    bool threads_started; /* under control */
+    bool devices_paused;  /* under control */
+
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* CLOCK_MONOTONIC; pending, quit or state changed */
+    enum vm_state state;
+    struct vm_end pending;
+    bool quit;
+    struct umbra_outcome outcome;   /* valid once ENDED */
+    uint64_t start_ns, deadline_ns; /* deadline 0: none */
+
+    pthread_t keeper; /* turns reported ends into outcomes */
+    bool keeper_started;
+    int event_fd;
+};
+
+/* Report an end; the first one counts. Any thread, device locks may be held. */
+void vm_report_end(struct umbra_vm *vm, const struct vm_end *end);
+
+enum vm_state vm_state(struct umbra_vm *vm);
+
+/* Evidence for a person about why the run ended (vmm/report.c). Everything is paused. */
+void vm_write_report(struct umbra_vm *vm, const struct vm_end *end, char *text,
+                     size_t size);
+
+#endif
