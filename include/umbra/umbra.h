@@ -149,6 +149,18 @@ UMBRA_API int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error);
 /** Stop it if it runs and release everything. NULL is fine. */
 UMBRA_API void umbra_vm_destroy(struct umbra_vm *vm);
 
+/* ---- Memory ---------------------------------------------------------------------- */
+
+/** Called with the guest-physical address of a 4 KiB page. */
+typedef void (*umbra_page_fn)(void *context, uint64_t gpa);
+
+/**
+ * Call @p fn for every page of RAM written since the last call (or since creation), by the
+ * guest or by its devices. The config's "dirty" must be "bitmap" or "ring".
+ */
+UMBRA_API int umbra_vm_dirty_pages(struct umbra_vm *vm, umbra_page_fn fn, void *context,
+                                   struct umbra_error *error);
+
 /* ---- Console --------------------------------------------------------------------- */
 
 /** Called with console output, on a thread of the VM; must not block for long nor call

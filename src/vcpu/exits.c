@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The exit table: what each KVM_EXIT_* means to a vCPU. */
+#include <errno.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
 #include <string.h>
@@ -153,6 +154,20 @@ static enum vcpu_verdict exit_ioapic_eoi(struct vcpu *vcpu)
     return VCPU_GO_ON;
 }
 
+static enum vcpu_verdict exit_dirty_ring_full(struct vcpu *vcpu)
+{
+    const struct vcpu_set_options *options = &vcpu->set->options;
+    int ret = options->dirty_ring_full != NULL
+                  ? options->dirty_ring_full(options->context)
+                  : -ENOTSUP;
+
+    if (ret < 0) {
+        return vcpu_end(vcpu, VCPU_END_ERROR,
+                        "the dirty ring of vCPU %u cannot be emptied", vcpu->index);
+    }
+    return VCPU_GO_ON;
+}
+
 static const struct {
     const char *name;
     exit_handler *handler; /* NULL: the architecture's, else an error */
@@ -176,7 +191,7 @@ static const struct {
     [KVM_EXIT_SYSTEM_EVENT] = { "SYSTEM_EVENT", exit_system_event },
     [KVM_EXIT_IOAPIC_EOI] = { "IOAPIC_EOI", exit_ioapic_eoi },
     [KVM_EXIT_HYPERV] = { "HYPERV", NULL },
-    [KVM_EXIT_DIRTY_RING_FULL] = { "DIRTY_RING_FULL", NULL },
+    [KVM_EXIT_DIRTY_RING_FULL] = { "DIRTY_RING_FULL", exit_dirty_ring_full },
     [KVM_EXIT_X86_RDMSR] = { "RDMSR", NULL },
     [KVM_EXIT_X86_WRMSR] = { "WRMSR", NULL },
     [KVM_EXIT_X86_BUS_LOCK] = { "BUS_LOCK", exit_go_on },

@@ -48,6 +48,8 @@ struct vcpu_set_options {
                   const char *reason);
     /* A KVM_EXIT_DEBUG (breakpoint, single step); NULL: such an exit is an error. */
     void (*debug)(void *context, struct vcpu *vcpu);
+    /* A vCPU's dirty ring is full: make room (vcpu/dirty.h); 0 or -errno. */
+    int (*dirty_ring_full)(void *context);
     /* The guest acknowledged @vector (split irqchip); NULL when the irqchip is KVM's. */
     void (*ioapic_eoi)(void *context, unsigned vector);
     void *context;

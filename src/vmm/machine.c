@@ -17,6 +17,7 @@
 #include "devices/reset_port.h"
 #include "devices/rtc.h"
 #include "devices/uart16550.h"
+#include "vcpu/dirty.h"
 #include "vcpu/x86_64/cpu_model.h"
 #include "vcpu/x86_64/state.h"
 #include "vmm/adapt.h"
@@ -106,6 +107,16 @@ static int machine_create_memory(struct machine *machine, struct umbra_error *er
     }
     if (ret < 0) {
         return ret;
+    }
+    ret = config->dirty == CONFIG_DIRTY_RING     ? dirty_ring_enable(machine->kvm.vm_fd)
+          : config->dirty == CONFIG_DIRTY_BITMAP ? dirty_bitmap_enable(machine->kvm.vm_fd)
+                                                 : 0;
+    if (ret < 0) {
+        return error_errno(
+            error, UMBRA_ERROR_CONFIG, -ret,
+            "this host's KVM cannot track dirty pages by %s (choose the other "
+            "way, or none)",
+            config->dirty == CONFIG_DIRTY_RING ? "ring" : "bitmap");
     }
     return kvm_map_memory(&machine->kvm, machine->mem, config->dirty != CONFIG_DIRTY_OFF,
                           error);
@@ -364,6 +375,7 @@ static int machine_create_vcpus(struct machine *machine,
         .model = machine->model,
         .ended = events->vcpu_ended,
         .debug = events->vcpu_debug,
+        .dirty_ring_full = events->dirty_ring_full,
         .context = events->context,
     };
     int ret;
@@ -371,6 +383,11 @@ static int machine_create_vcpus(struct machine *machine,
     ret = vcpu_set_create(&options, &machine->vcpus, error);
     for (unsigned i = 0; ret == 0 && i < options.count; i++) {
         ret = vcpu_arch_capture(&machine->vcpus->vcpus[i], error);
+    }
+    if (ret == 0 && machine->config->dirty != CONFIG_DIRTY_OFF) {
+        ret = dirty_tracker_create(machine->vcpus, machine->mem,
+                                   machine->config->dirty == CONFIG_DIRTY_RING,
+                                   &machine->dirty, error);
     }
     return ret;
 }
@@ -570,6 +587,10 @@ struct device *machine_device(struct machine *machine, const char *id)
 
 void machine_destroy(struct machine *machine)
 {
+    if (machine->vcpus != NULL) {
+        vcpu_set_stop(machine->vcpus);
+    }
+    dirty_tracker_destroy(machine->dirty);
     vcpu_set_destroy(machine->vcpus);
     if (machine->loop != NULL) {
         loop_stop(machine->loop);

@@ -28,6 +28,7 @@ struct machine_events {
     void (*vcpu_ended)(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
                        const char *reason);
     void (*vcpu_debug)(void *context, struct vcpu *vcpu);
+    int (*dirty_ring_full)(void *context);
     void (*console_panicked)(void *context);
     void *context;
 };
@@ -50,6 +51,7 @@ struct machine {
     struct device *pm, *keyboard;
     struct console consoles[MACHINE_SERIAL_PORTS];
     struct vcpu_set *vcpus;
+    struct dirty_tracker *dirty;        /* NULL: off */
     uint64_t created_ns, created_ticks; /* clock_ns() and exit_clock() at creation */
     struct kvm_probe probe;             /* all zero where nothing needed probing */
     char *append;                       /* the command line after adaptation */

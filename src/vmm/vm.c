@@ -16,6 +16,7 @@
 #include "devices/acpi_pm.h"
 #include "devices/pvpanic.h"
 #include "devices/uart16550.h"
+#include "vcpu/dirty.h"
 
 /* ---- Ends ------------------------------------------------------------------------------- */
 
@@ -84,6 +85,13 @@ static void vm_vcpu_ended(void *context, struct vcpu *vcpu, enum vcpu_end_kind k
 
     snprintf(end.reason, sizeof(end.reason), "%s", reason);
     vm_report_end(context, &end);
+}
+
+static int vm_dirty_ring_full(void *context)
+{
+    struct umbra_vm *vm = context;
+
+    return dirty_tracker_ring_full(vm->machine.dirty);
 }
 
 /* ---- Holding and releasing everything; the caller holds control -------------------------- */
@@ -273,6 +281,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     struct machine_events events = {
         .device_event = vm_device_event,
         .vcpu_ended = vm_vcpu_ended,
+        .dirty_ring_full = vm_dirty_ring_full,
         .console_panicked = vm_console_panicked,
     };
     struct umbra_vm *vm;
@@ -534,6 +543,17 @@ void umbra_vm_destroy(struct umbra_vm *vm)
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->control);
     free(vm);
+}
+
+int umbra_vm_dirty_pages(struct umbra_vm *vm, umbra_page_fn fn, void *context,
+                         struct umbra_error *error)
+{
+    if (vm->machine.dirty == NULL) {
+        return error_set(error, UMBRA_ERROR_STATE, EINVAL,
+                         "dirty pages are not tracked (set \"dirty\" to \"bitmap\" or "
+                         "\"ring\" in the config)");
+    }
+    return dirty_tracker_fetch(vm->machine.dirty, fn, context, error);
 }
 
 int umbra_console_set_output(struct umbra_vm *vm, unsigned port, umbra_console_fn fn,
