@@ -76,6 +76,11 @@ int machine_resume_devices(struct machine *machine, struct umbra_error *error);
 int machine_place(struct machine *machine, struct device *device,
                   const struct board_device *place, struct umbra_error *error);
 
+/* The parts list (machine_devices.c): create and place every device of the config. */
+int machine_create_devices(struct machine *machine, struct umbra_error *error);
+/* Give the PCI BARs their addresses: after creation and each reset. */
+int machine_assign_bars(struct machine *machine, struct umbra_error *error);
+
 struct device *machine_device(struct machine *machine, const char *id);
 
 #endif
