@@ -12,8 +12,8 @@ tr '\n' ' ' <"$header" | tr ';' '\n' | grep 'UMBRA_API ' | grep -v '#define UMBR
 nm -D --defined-only "$library" | awk '$2 != "A" { print $3 }' | sort >"$work/versioned"
 sed 's/@.*//' "$work/versioned" | sort -u >"$work/exported"
 [ -s "$work/declared" ] || { echo "no declarations found in $header"; exit 1; }
-if ! grep -q '^umbra_vm_create$' "$work/exported"; then
-    echo "SKIP: the library has no umbra_vm_create yet"
+if ! grep -q '^umbra_config_new$' "$work/exported"; then
+    echo "SKIP: the library has no umbra_config_new yet"
     exit 77
 fi
 status=0
