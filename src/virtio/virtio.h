@@ -97,7 +97,8 @@ struct virtio_queue {
     uint16_t size;
     gpa desc_area, driver_area, device_area;
     bool enabled;
-    bool running;         /* between start and stop */
+    bool running;         /* its ring is ours */
+    bool attached;        /* somebody listens for kicks */
     atomic_ushort vector; /* MSI-X vector, VIRTIO_NO_VECTOR: none */
     int kick_fd;          /* nonblocking eventfd, lives as long as the device */
     struct loop_watch *watch;
@@ -204,6 +205,9 @@ void virtio_device_pause(struct virtio_device *device);
 void virtio_device_resume(struct virtio_device *device);
 int virtio_device_save(struct virtio_device *device, struct state_writer *writer);
 int virtio_device_load(struct virtio_device *device, struct state_reader *reader);
+/* Inside load: map the ring of a queue that was running; it starts at resume. */
+int virtio_queue_restore(struct virtio_queue *queue,
+                         const struct virtqueue_position *position);
 /* Everything known about the device into a JSON object (jansson json_t). */
 void virtio_device_stats(struct virtio_device *device, void *json);
 

@@ -86,17 +86,15 @@ struct virtqueue { /* read `fault`, `config`; the rest is private to the ring mo
     const char *fault; /* why the ring was found malformed; sticky, NULL: sound */
     /* Host addresses of the three parts. */
     uint8_t *desc, *driver, *device;
+    unsigned in_flight; /* descriptors (split: chains) popped, not pushed */
     uint16_t next_available, next_used; /* free-running (split), slot (packed) */
+    uint16_t available_seen;            /* split: the driver's index when last read */
+    uint16_t published_used;            /* next_used at the last flush */
     bool available_wrap, used_wrap;     /* packed */
-    bool kicks_wanted;
-    uint16_t published_used; /* split: used index the driver can see */
-    uint16_t signalled_used; /* next_used at the last flush; interrupt window start */
-    bool signalled_wrap;
-    bool signalled_valid;
-    /* Packed: the first element of an unpublished batch, whose flags go last. */
-    bool batch_open;
-    uint16_t batch_slot, batch_flags;
-    uint16_t next_pop, next_push; /* in-order sequence numbers */
+    bool published_wrap;                /* used_wrap at the last flush */
+    bool batch_open;      /* packed: published_used's element is written but its flags */
+    uint16_t batch_flags; /* these, which go last */
+    uint16_t next_pop, next_push; /* sequence numbers, modulo the size */
     struct virtqueue_done *done;  /* in-order only, `size` of them */
 };
 
@@ -115,6 +113,10 @@ int virtqueue_start_at(struct virtqueue *vq, struct guest_mem *mem,
 void virtqueue_stop(struct virtqueue *vq);
 void virtqueue_get_position(const struct virtqueue *vq,
                             struct virtqueue_position *position);
+/* For external back ends: the ring was used elsewhere up to @position; nothing of ours is
+ * in flight. */
+void virtqueue_set_position(struct virtqueue *vq,
+                            const struct virtqueue_position *position);
 
 /*
  * The next chain: 1, or 0 when there is none, or -EPROTO when the ring is malformed
