@@ -18,7 +18,13 @@ _Static_assert(offsetof(struct cpu, resume) == CPU_RESUME, "as the assembly has 
 _Static_assert(sizeof(struct cpu) < CPU_TRAP_STACK - 0x1000, "room for the trap stack");
 
 extern uint8_t cpu_blocks[MAX_CPUS][CPU_BLOCK]; /* guest.ld */
-static struct tss tss[MAX_CPUS];
+/* All TSSs share the I/O permission bitmap behind them (SDM vol. 1, 19.5.2), which opens
+ * every port to ring 3: on some hosts IRET does not set IOPL. */
+static struct {
+    struct tss tss[MAX_CPUS];
+    uint8_t io_bitmap[8192];
+    uint8_t io_end;
+} tasks;
 static struct idt_entry idt[256];
 static interrupt_fn handlers[256];
 extern const uint8_t trap_entries[256][16];
@@ -66,13 +72,15 @@ void interrupt_set(unsigned vector, interrupt_fn handler)
 
 static void tss_load(unsigned index)
 {
-    uint64_t base = (uint64_t)&tss[index];
+    struct tss *tss = &tasks.tss[index];
+    uint64_t base = (uint64_t)tss, limit = (uint64_t)&tasks.io_end - base;
     unsigned slot = SEL_TSS / 8 + index * 2;
 
-    tss[index].rsp[0] = (uint64_t)cpu_blocks[index] + CPU_TRAP_STACK;
-    tss[index].io_map = sizeof(struct tss);
-    gdt[slot] = (sizeof(struct tss) - 1) | (base & 0xffffff) << 16 |
-                (uint64_t)0x89 << 40 | (base >> 24 & 0xff) << 56;
+    tss->rsp[0] = (uint64_t)cpu_blocks[index] + CPU_TRAP_STACK;
+    tss->io_map = (uint16_t)((uint64_t)tasks.io_bitmap - base);
+    tasks.io_end = 0xff;
+    gdt[slot] = limit | (base & 0xffffff) << 16 | (uint64_t)0x89 << 40 |
+                (base >> 24 & 0xff) << 56;
     gdt[slot + 1] = base >> 32;
     __asm__ volatile("ltr %w0" ::"r"(slot * 8) : "memory");
 }
@@ -139,16 +147,20 @@ static uint64_t run(uint64_t (*function)(void *), void *argument, void *user_sta
                     struct trap_report *report)
 {
     struct cpu *cpu = cpu_self();
+    struct trap_report outer = cpu->report, own;
+    uint64_t value;
 
     cpu->report = (struct trap_report){ .vector = TRAP_NONE };
-    /* IF, and IOPL 3 for port I/O from ring 3 */
-    cpu->report.value = context_run(cpu, function, argument, user_stack, 0x3202);
+    value = context_run(cpu, function, argument, user_stack, 0x202); /* RFLAGS: IF */
+    own = cpu->report;
+    own.value = value;
+    cpu->report = outer;
     if (report)
-        *report = cpu->report;
-    else if (cpu->report.vector != TRAP_NONE)
-        guest_fail("exception %u error %lx at %lx address %lx", cpu->report.vector,
-                   cpu->report.error, cpu->report.rip, cpu->report.address);
-    return cpu->report.value;
+        *report = own;
+    else if (own.vector != TRAP_NONE)
+        guest_fail("exception %u error %lx at %lx address %lx", own.vector, own.error,
+                   own.rip, own.address);
+    return value;
 }
 
 uint64_t user_run(uint64_t (*function)(void *), void *argument,

@@ -12,43 +12,35 @@ enum {
     RTC_VECTOR,
 };
 
-static volatile unsigned counts[256];
-
 static void pic_tick(struct trap_frame *frame)
 {
-    counts[frame->vector]++;
+    interrupt_counts[frame->vector]++;
     pic_end(0);
-}
-
-static void count_interrupt(struct trap_frame *frame)
-{
-    counts[frame->vector]++;
-    lapic_end();
 }
 
 static void uart_interrupt(struct trap_frame *frame)
 {
     in8(COM1_PORT + 2); /* IIR: acknowledges "transmitter empty" */
-    count_interrupt(frame);
+    interrupt_count(frame);
 }
 
 static void keyboard_interrupt(struct trap_frame *frame)
 {
     in8(I8042_DATA_PORT);
-    count_interrupt(frame);
+    interrupt_count(frame);
 }
 
 static void rtc_interrupt(struct trap_frame *frame)
 {
     rtc_register(0x0c);
-    count_interrupt(frame);
+    interrupt_count(frame);
 }
 
 /* Wait for @ticks on @vector and report how long they took. */
 static void report_ticks(const char *name, unsigned vector, unsigned ticks)
 {
     uint64_t from = time_us();
-    bool good = time_wait_for(&counts[vector], ticks, 1000);
+    bool good = time_wait_for(&interrupt_counts[vector], ticks, 1000);
 
     interrupts_off();
     if (good)
@@ -67,7 +59,7 @@ static void try_pit(void)
     pic_mask(0, true);
     lapic_pic_route(false);
 
-    interrupt_set(TICK_VECTOR, count_interrupt);
+    interrupt_set(TICK_VECTOR, interrupt_count);
     isa_route(0, TICK_VECTOR);
     report_ticks("PIT, I/O APIC", TICK_VECTOR, 5);
     isa_mask(0);
@@ -78,12 +70,12 @@ static void try_lapic_timer(void)
 {
     unsigned before;
 
-    interrupt_set(TIMER_VECTOR, count_interrupt);
+    interrupt_set(TIMER_VECTOR, interrupt_count);
     lapic_timer(TIMER_VECTOR, true, 1000000);
     report_ticks("local APIC timer", TIMER_VECTOR, 5);
-    before = counts[TIMER_VECTOR];
+    before = interrupt_counts[TIMER_VECTOR];
     lapic_timer(TIMER_VECTOR, false, 1000000);
-    while (counts[TIMER_VECTOR] == before) {
+    while (interrupt_counts[TIMER_VECTOR] == before) {
         interrupts_wait();
         interrupts_off();
     }

@@ -177,6 +177,9 @@ void cpu_init(struct cpu *cpu);
 struct cpu *cpu_get(unsigned index);
 struct cpu *cpu_self(void);
 void interrupt_set(unsigned vector, interrupt_fn handler);
+/* A handler that counts in interrupt_counts[vector] and ends the interrupt at the APIC. */
+void interrupt_count(struct trap_frame *frame);
+extern volatile unsigned interrupt_counts[256];
 
 /* Call @function(@argument) in ring 3 / ring 0 and return its value; an exception in it
  * ends it. @report may be NULL: then an exception is fatal. Interrupts stay on in ring 3.

@@ -17,6 +17,8 @@
 #define LVT_PERIODIC 0x20000
 #define LVT_EXTINT   0x00700
 
+volatile unsigned interrupt_counts[256];
+
 static uint64_t lapic_base(void)
 {
     return acpi.lapic ? acpi.lapic : LAPIC_ADDRESS;
@@ -40,6 +42,12 @@ unsigned lapic_id(void)
 void lapic_end(void)
 {
     lapic_write(LAPIC_EOI, 0);
+}
+
+void interrupt_count(struct trap_frame *frame)
+{
+    interrupt_counts[frame->vector]++;
+    lapic_end();
 }
 
 void lapic_init(void)
