@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "vcpu/x86_64/cpu_model.h"
+#include "vcpu/x86_64/emulation.h"
 #include "vcpu/x86_64/state.h"
 #include "vcpu/x86_64/x86.h"
 
@@ -71,6 +72,7 @@ void vcpu_arch_destroy(struct vcpu *vcpu)
     struct vcpu_x86 *x86 = vcpu->arch;
 
     if (x86 != NULL) {
+        emulation_destroy(x86->emulation);
         free(x86->initial);
         free(x86->msr_list);
         free(x86);

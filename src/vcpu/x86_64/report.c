@@ -8,9 +8,10 @@
 
 #include "base/util.h"
 #include "memory/guest_mem.h"
+#include "vcpu/x86_64/insn.h"
 #include "vcpu/x86_64/state.h"
 
-enum { REPORT_LAST_EXITS = 16 };
+enum { REPORT_LAST_EXITS = 16, REPORT_CODE_BYTES = 48, REPORT_CODE_LINES = 6 };
 
 struct report {
     char *text;
@@ -110,6 +111,58 @@ static void report_events(struct report *report, const struct vcpu_state *state)
                events->nmi.masked ? ", NMI blocked" : "");
 }
 
+/* The bytes at CS:RIP that are mapped and RAM. */
+static size_t report_fetch(struct vcpu *vcpu, uint64_t address,
+                           uint8_t bytes[REPORT_CODE_BYTES])
+{
+    size_t count = 0;
+
+    while (count < REPORT_CODE_BYTES) {
+        size_t part = 4096 - (address + count) % 4096;
+        uint64_t at;
+
+        if (part > REPORT_CODE_BYTES - count) {
+            part = REPORT_CODE_BYTES - count;
+        }
+        if (!vcpu_translate(vcpu, address + count, &at) ||
+            guest_mem_read(vcpu->set->options.mem, at, bytes + count, part) < 0) {
+            break;
+        }
+        count += part;
+    }
+    return count;
+}
+
+static void report_code(struct report *report, struct vcpu *vcpu,
+                        const struct vcpu_state *state)
+{
+    const struct kvm_segment *cs = &state->sregs.cs;
+    bool wide = (state->sregs.efer & 0x400) && cs->l; /* EFER.LMA */
+    unsigned bits = wide ? 64 : cs->db ? 32 : 16;
+    uint64_t rip = state->regs.rip;
+    uint8_t bytes[REPORT_CODE_BYTES];
+    size_t count = report_fetch(vcpu, wide ? rip : (uint32_t)(cs->base + rip), bytes);
+    size_t at = 0;
+
+    report_add(report, "  code at rip (%u-bit)%s\n", bits,
+               count == 0 ? ": not in mapped memory" : ":");
+    for (unsigned line = 0; line < REPORT_CODE_LINES && at < count; line++) {
+        char text[96];
+        int length =
+            insn_disassemble(bytes + at, count - at, rip + at, bits, text, sizeof(text));
+
+        report_add(report, "    %016" PRIx64 "  ", rip + at);
+        for (int i = 0; i < (length > 0 ? length : 1); i++) {
+            report_add(report, "%02x ", bytes[at + (size_t)i]);
+        }
+        report_add(report, " %s\n", text);
+        if (length < 0) {
+            break;
+        }
+        at += (size_t)length;
+    }
+}
+
 static void report_last_exits(struct report *report, const struct exit_stats *stats)
 {
     uint64_t count =
@@ -146,6 +199,7 @@ void vcpu_report(struct vcpu *vcpu, char *text, size_t size)
         report_registers(&report, &state->regs);
         report_system(&report, &state->sregs);
         report_events(&report, state);
+        report_code(&report, vcpu, state);
     }
     free(state);
     report_last_exits(&report, vcpu->stats);

@@ -7,6 +7,7 @@
 
 #include "vcpu/vcpu.h"
 
+struct emulation;
 struct vcpu_state;
 
 enum { VCPU_MAX_NOTED_MSRS = 32 };
@@ -17,6 +18,7 @@ struct vcpu_x86 {
     uint32_t *msr_list; /* MSRs that are part of the state, for vcpu_state_get */
     uint32_t noted_msrs[VCPU_MAX_NOTED_MSRS]; /* unknown ones already logged */
     unsigned noted_count;
+    struct emulation *emulation; /* NULL until an instruction had to be completed */
 };
 
 /* An RDMSR or WRMSR that KVM left to userspace (vcpu/x86_64/msr.c). */
