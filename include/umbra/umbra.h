@@ -78,9 +78,39 @@ UMBRA_API int umbra_config_load_text(struct umbra_config *config, const char *js
 UMBRA_API int umbra_config_set(struct umbra_config *config, const char *key,
                                const char *value, struct umbra_error *error);
 
-/** Check everything that can be checked without /dev/kvm. */
+/** One key as the text that umbra_config_set() takes (malloc'd, the caller frees it);
+ * NULL when it is not set, holds objects, or memory is out. */
+UMBRA_API char *umbra_config_get(const struct umbra_config *config, const char *key);
+
+/** Check everything that can be checked without /dev/kvm and without the files named in
+ * it. */
 UMBRA_API int umbra_config_validate(const struct umbra_config *config,
                                     struct umbra_error *error);
+
+/** Check that the files named in it (kernel, initrd, disks, shares) are there and may be
+ * used. */
+UMBRA_API int umbra_config_check_files(const struct umbra_config *config,
+                                       struct umbra_error *error);
+
+/** What the configuration knows, for help texts and checks. Strings are static. */
+struct umbra_config_key {
+    uint32_t size;       /**< in: sizeof(struct umbra_config_key) */
+    bool is_switch;      /**< on or off; a launcher option that needs no value */
+    const char *parent;  /**< the key whose object holds it; NULL at the top */
+    const char *name;    /**< in JSON */
+    const char *option;  /**< the launcher's, without dashes; NULL inside objects */
+    const char *value;   /**< what stands for the value in help texts */
+    const char *help;    /**< one sentence */
+    const char *example; /**< launcher text that is valid for it */
+};
+
+/** Describe key @p index, each followed by those of its object; -ENOENT behind the last.
+ */
+UMBRA_API int umbra_config_key_at(size_t index, struct umbra_config_key *key);
+
+/** The JSON schema of a config file (malloc'd, the caller frees it); NULL when out of
+ * memory. */
+UMBRA_API char *umbra_config_schema(void);
 
 /** The config as JSON text (malloc'd, the caller frees it); NULL when out of memory. */
 UMBRA_API char *umbra_config_to_json(const struct umbra_config *config);
