@@ -269,9 +269,9 @@ static const struct config_key root_keys[] = {
       .example = "on" },
     { "locked", "locked", CONFIG_KIND_BOOL, ROOT(memory_options.locked),
       .value = "on|off", .help = "lock RAM in host memory", .example = "on" },
-    { "dirty_tracking", "dirty-tracking", CONFIG_KIND_ENUM, ROOT(dirty),
-      .names = dirty_names, .value = "off|bitmap|ring",
-      .help = "track pages that the guest writes", .example = "ring" },
+    { "dirty", "dirty", CONFIG_KIND_ENUM, ROOT(dirty), .names = dirty_names,
+      .value = "off|bitmap|ring", .help = "track pages that the guest writes",
+      .example = "ring" },
 
     { "cpus", "cpus", CONFIG_KIND_UINT, ROOT(cpus), .min = 1, .max = BOARD_MAX_CPUS,
       .value = "N", .help = "virtual CPUs; default 1", .example = "2" },
