@@ -54,7 +54,6 @@ void nested_destroy(struct nested_table *table);
 #define NESTED_FETCH 0x4u
 #define NESTED_TABLE                                                                     \
     0x8u /* for an entry of the guest's tables, not for the page itself */
-#define NESTED_USER 0x10u /* NPT error code: the guest access was at CPL 3 */
 
 enum nested_outcome {
     NESTED_OK,
