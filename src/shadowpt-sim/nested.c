@@ -3,8 +3,9 @@
 #include "shadowpt-sim/nested_internal.h"
 #include "shadowpt-sim/walk_core.h"
 
-#define NPF_FINAL ((uint64_t)1 << 32) /* EXITINFO1: at the final guest-physical address  \
-                                       */
+#define NPF_FINAL                                                                        \
+    ((uint64_t)1 << 32) /* EXITINFO1: at the final guest-physical address                \
+                         */
 #define NPF_TABLE   ((uint64_t)1 << 33) /* EXITINFO1: at a guest page-table entry */
 #define QUAL_LINEAR 0x80u  /* exit qualification: the guest linear address is valid */
 #define QUAL_FINAL  0x100u /* ... and the access was not to a guest table */

@@ -214,7 +214,11 @@ void shadow_zap_all(struct shadow_mmu *mmu);
 /* ---- Audit ------------------------------------------------------------------------ */
 
 /* Check every invariant (docs/shadow-paging.md lists them): slow, for tests. 0, or
- * -EPROTO and which one in @error. */
-int shadow_audit(const struct shadow_mmu *mmu, struct umbra_error *error);
+ * -EPROTO and which one in @error. Changes nothing that can be seen. */
+int shadow_audit(struct shadow_mmu *mmu, struct umbra_error *error);
+
+/* Right after a flush of the current root (CR3 load, INVPCID): no out-of-sync page is
+ * reachable from it. */
+int shadow_audit_synced(const struct shadow_vcpu *vcpu, struct umbra_error *error);
 
 #endif

@@ -49,6 +49,12 @@ int mmu_slots_add(struct mmu_slots *slots, const struct mmu_slot *slot)
     if (at < slots->count && slots->slot[at].gpa <= slot->gpa + (slot->size - 1)) {
         return -EEXIST;
     }
+    for (unsigned i = 0; i < slots->count; i++) {
+        if (slots->slot[i].hpa <= slot->hpa + (slot->size - 1) &&
+            slot->hpa <= slots->slot[i].hpa + (slots->slot[i].size - 1)) {
+            return -EEXIST;
+        }
+    }
     if (slots->count == slots->capacity) {
         unsigned capacity = slots->capacity != 0 ? 2 * slots->capacity : 8;
         struct mmu_slot *grown = realloc(slots->slot, capacity * sizeof(*grown));

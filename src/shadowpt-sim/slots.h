@@ -21,7 +21,8 @@ struct mmu_slots {
 void mmu_slots_init(struct mmu_slots *slots);
 void mmu_slots_destroy(struct mmu_slots *slots);
 
-/* 0, -EINVAL (unaligned, empty, wraps), -EEXIST (overlaps one), -ENOMEM. */
+/* 0, -EINVAL (unaligned, empty, wraps), -ENOMEM, or -EEXIST: overlaps one, in GPAs or in
+ * HPAs (memory with two addresses could be written behind a shadowed table's back). */
 int mmu_slots_add(struct mmu_slots *slots, const struct mmu_slot *slot);
 /* Remove the slot that starts at @gpa; -ENOENT. Tell the shadow MMU or nested table
  * first. */
