@@ -3,12 +3,12 @@
 #include "shadowpt-sim/nested_internal.h"
 #include "shadowpt-sim/walk_core.h"
 
-#define NPF_FINAL                                                                        \
-    ((uint64_t)1 << 32) /* EXITINFO1: at the final guest-physical address                \
-                         */
-#define NPF_TABLE   ((uint64_t)1 << 33) /* EXITINFO1: at a guest page-table entry */
-#define QUAL_LINEAR 0x80u  /* exit qualification: the guest linear address is valid */
-#define QUAL_FINAL  0x100u /* ... and the access was not to a guest table */
+/* EXITINFO1: at the final guest-physical address, or at a guest page-table entry. */
+#define NPF_FINAL ((uint64_t)1 << 32)
+#define NPF_TABLE ((uint64_t)1 << 33)
+/* Exit qualification: there is a linear address; the access was not to a guest table. */
+#define QUAL_LINEAR 0x80u
+#define QUAL_FINAL  0x100u
 
 #define EPT_RWX (EPT_R | EPT_W | EPT_X)
 
