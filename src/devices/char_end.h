@@ -62,7 +62,8 @@ int char_end_create(struct loop *loop, const struct log *log, const char *id,
                     const struct char_end_config *config, pthread_mutex_t *lock,
                     struct char_end **end, struct umbra_error *error);
 /* Attach the device; callbacks only start here. */
-void char_end_attach(struct char_end *end, const struct char_end_ops *ops, void *context);
+int char_end_attach(struct char_end *end, const struct char_end_ops *ops, void *context,
+                    struct umbra_error *error);
 /* Without the lock held. Output still buffered is written if that needs no waiting. */
 void char_end_destroy(struct char_end *end);
 

@@ -64,6 +64,7 @@ struct pci_function {
     uint8_t config[PCI_CONFIG_SIZE];
     uint8_t write_mask[PCI_CONFIG_SIZE]; /* bits that the guest may change */
     uint8_t w1c_mask[PCI_CONFIG_SIZE];   /* bits that a guest's 1 clears */
+    uint8_t initial[PCI_CONFIG_SIZE];    /* config as pci_host_add found it */
     struct pci_bar bars[PCI_BAR_COUNT];
     unsigned next_cap; /* where the next capability goes; 0x40 at first */
     unsigned last_cap;
