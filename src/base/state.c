@@ -389,7 +389,7 @@ int state_open(struct state_reader *r, const char *name, uint32_t newest,
     const struct state_section *section = reader_find(r, name, strlen(name));
     char why[80];
 
-    snprintf(r->section, sizeof(r->section), "%s", name);
+    snprintf(r->section, sizeof(r->section), "%.63s", name);
     r->open = section;
     if (section == NULL) {
         reader_fail(r, -ENOENT, "", "missing");
