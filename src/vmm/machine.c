@@ -328,6 +328,7 @@ int machine_reset(struct machine *machine, struct umbra_error *error)
             pthread_mutex_unlock(&device->lock);
         }
     }
+    device_reset(pci_host_device(machine->pci));
     ret = machine_assign_bars(machine, error);
     for (unsigned i = 0; ret == 0 && i < machine->vcpus->options.count; i++) {
         ret = vcpu_arch_reset(&machine->vcpus->vcpus[i], error);

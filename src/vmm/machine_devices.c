@@ -27,7 +27,10 @@ int machine_place(struct machine *machine, struct device *device,
     }
     machine->devices[machine->device_count++] = device;
     if (place->size != 0) {
-        ret = bus_add(bus, place->base, place->size, device, 0);
+        /* The reset port lies inside the PCI address register (devices/reset_port.h). */
+        ret = place->kind == BOARD_RESET
+                  ? bus_add_nested(bus, place->base, place->size, device, 0)
+                  : bus_add(bus, place->base, place->size, device, 0);
         if (ret < 0) {
             return error_set(error, UMBRA_ERROR_CONFIG, -ret,
                              "device %s at 0x%" PRIx64 "+0x%" PRIx64
