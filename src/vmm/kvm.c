@@ -16,12 +16,6 @@
 
 enum { KVM_MAX_ROUTES = 4096, KVM_IRQCHIP_ROUTES = 16 + IRQ_GSI_COUNT };
 
-struct kvm_route {
-    bool used;
-    uint64_t address;
-    uint32_t data;
-};
-
 static const struct {
     int cap;
     const char *name;
@@ -95,6 +89,17 @@ static int kvm_create_vm(struct kvm *kvm, struct umbra_error *error)
     return 0;
 }
 
+static struct kvm_irq_routing_entry kvm_msi_entry(unsigned gsi,
+                                                  const struct kvm_route *route)
+{
+    struct kvm_irq_routing_entry entry = { .gsi = gsi, .type = KVM_IRQ_ROUTING_MSI };
+
+    entry.u.msi.address_lo = (uint32_t)route->address;
+    entry.u.msi.address_hi = (uint32_t)(route->address >> 32);
+    entry.u.msi.data = route->data;
+    return entry;
+}
+
 static int kvm_set_routes(struct kvm *kvm)
 {
     size_t total = KVM_IRQCHIP_ROUTES + kvm->route_count;
@@ -125,14 +130,14 @@ static int kvm_set_routes(struct kvm *kvm)
             entry++;
         }
     }
+    for (unsigned gsi = 0; gsi < IRQ_GSI_COUNT; gsi++) {
+        if (kvm->pin_routes[gsi].used) {
+            *entry++ = kvm_msi_entry(gsi, &kvm->pin_routes[gsi]);
+        }
+    }
     for (size_t i = 0; i < kvm->route_count; i++) {
         if (kvm->routes[i].used) {
-            entry->gsi = (uint32_t)(IRQ_GSI_COUNT + i);
-            entry->type = KVM_IRQ_ROUTING_MSI;
-            entry->u.msi.address_lo = (uint32_t)kvm->routes[i].address;
-            entry->u.msi.address_hi = (uint32_t)(kvm->routes[i].address >> 32);
-            entry->u.msi.data = kvm->routes[i].data;
-            entry++;
+            *entry++ = kvm_msi_entry(IRQ_GSI_COUNT + (unsigned)i, &kvm->routes[i]);
         }
     }
     table->nr = (uint32_t)(entry - table->entries);
@@ -280,6 +285,17 @@ static void kvm_msi_unbind(struct irq_chip *chip, int *route, int fd)
     kvm_set_routes(kvm);
     pthread_mutex_unlock(&kvm->route_lock);
     *route = -1;
+}
+
+int kvm_route_pin(struct kvm *kvm, unsigned gsi, const struct kvm_route *route)
+{
+    int ret;
+
+    pthread_mutex_lock(&kvm->route_lock);
+    kvm->pin_routes[gsi] = *route;
+    ret = kvm_set_routes(kvm);
+    pthread_mutex_unlock(&kvm->route_lock);
+    return ret;
 }
 
 static int kvm_line_bind(struct irq_chip *chip, unsigned gsi, int fd, int resample_fd)

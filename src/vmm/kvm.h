@@ -16,7 +16,11 @@
 #include "devices/irq.h"
 #include "memory/guest_mem.h"
 
-struct kvm_route;
+struct kvm_route {
+    bool used;
+    uint64_t address;
+    uint32_t data;
+};
 
 struct kvm {
     struct irq_chip irqs; /* first: what devices drive */
@@ -28,6 +32,7 @@ struct kvm {
     /* With the split irqchip the pins are not KVM's: the userspace IOAPIC takes them. */
     void (*pin)(void *context, unsigned gsi, bool level);
     void *pin_context;
+    struct kvm_route pin_routes[IRQ_GSI_COUNT]; /* the userspace IOAPIC's messages */
     pthread_mutex_t route_lock;
     struct kvm_route *routes; /* MSI routes; index + IRQ_GSI_COUNT is the GSI */
     size_t route_count;
@@ -55,6 +60,9 @@ int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
 /* device_env.doorbell: context is the struct kvm. */
 int kvm_doorbell(void *context, bool mmio, uint64_t address, unsigned length, bool match,
                  uint64_t value, int fd, bool add);
+
+/* Split irqchip: pin @gsi sends this message now (!used: none); KVM then returns EOIs. */
+int kvm_route_pin(struct kvm *kvm, unsigned gsi, const struct kvm_route *route);
 
 /* Put the in-kernel irqchip and PIT back to power-on state. */
 int kvm_reset_irqchip(struct kvm *kvm, bool pit);

@@ -167,6 +167,7 @@ static int machine_create_vcpus(struct machine *machine,
         .ended = events->vcpu_ended,
         .debug = events->vcpu_debug,
         .dirty_ring_full = events->dirty_ring_full,
+        .ioapic_eoi = machine->ioapic != NULL ? events->ioapic_eoi : NULL,
         .context = events->context,
     };
     int ret;

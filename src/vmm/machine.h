@@ -29,6 +29,7 @@ struct machine_events {
                        const char *reason);
     void (*vcpu_debug)(void *context, struct vcpu *vcpu);
     int (*dirty_ring_full)(void *context);
+    void (*ioapic_eoi)(void *context, unsigned vector);
     void (*console_panicked)(void *context);
     void *context;
 };
@@ -48,7 +49,7 @@ struct machine {
     struct device *devices[MACHINE_MAX_DEVICES]; /* owned, in order of creation */
     unsigned device_count;
     struct device *serial[MACHINE_SERIAL_PORTS];
-    struct device *pm, *keyboard;
+    struct device *pm, *keyboard, *ioapic; /* ioapic: NULL when it is KVM's */
     struct console consoles[MACHINE_SERIAL_PORTS];
     struct vcpu_set *vcpus;
     struct dirty_tracker *dirty;        /* NULL: off */

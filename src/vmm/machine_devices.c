@@ -2,12 +2,14 @@
 /* The machine's parts list: every device of the board and where it sits. */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "devices/acpi_pm.h"
 #include "devices/debug_exit.h"
 #include "devices/debugcon.h"
 #include "devices/i8042.h"
+#include "devices/ioapic.h"
 #include "devices/pvpanic.h"
 #include "devices/reset_port.h"
 #include "devices/rtc.h"
@@ -192,12 +194,59 @@ int machine_assign_bars(struct machine *machine, struct umbra_error *error)
                                 board->mmio64_base, board->mmio64_size, error);
 }
 
+static void machine_ioapic_route(void *context, unsigned pin, bool masked,
+                                 uint64_t address, uint32_t data)
+{
+    struct machine *machine = context;
+    const struct kvm_route route = { .used = !masked, .address = address, .data = data };
+    int ret = kvm_route_pin(&machine->kvm, pin, &route);
+
+    if (ret < 0) {
+        log_error(machine->log, "KVM refused the route of IOAPIC pin %u: %s", pin,
+                  strerrorname_np(-ret));
+    }
+}
+
+static void machine_ioapic_pin(void *context, unsigned gsi, bool level)
+{
+    ioapic_set_pin(context, gsi, level);
+}
+
+/* With the split irqchip the IOAPIC is ours. The board's tables describe it either way. */
+static int machine_add_ioapic(struct machine *machine, struct umbra_error *error)
+{
+    const struct ioapic_config config = { .id = "ioapic",
+                                          .route = machine_ioapic_route,
+                                          .context = machine };
+    const struct board_device place = { .kind = BOARD_OTHER,
+                                        .space = BOARD_MMIO,
+                                        .base = BOARD_IOAPIC_BASE,
+                                        .size = IOAPIC_SIZE,
+                                        .gsi = -1 };
+    int ret;
+
+    machine->board.split_irqchip = machine->config->split_irqchip;
+    if (!machine->config->split_irqchip) {
+        return 0;
+    }
+    ret = ioapic_create(&machine->env, &config, &machine->ioapic, error);
+    if (ret < 0) {
+        return ret;
+    }
+    machine->kvm.pin_context = machine->ioapic;
+    machine->kvm.pin = machine_ioapic_pin;
+    return machine_place(machine, machine->ioapic, &place, error);
+}
+
 /* The parts list. */
 int machine_create_devices(struct machine *machine, struct umbra_error *error)
 {
     int ret;
 
-    ret = machine_add_pci(machine, error);
+    ret = machine_add_ioapic(machine, error);
+    if (ret == 0) {
+        ret = machine_add_pci(machine, error);
+    }
     for (unsigned i = 0; ret == 0 && i < machine->config->serial_count; i++) {
         ret = machine_add_serial(machine, i, error);
     }

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/util.h"
 #include "devices/acpi_pm.h"
+#include "devices/ioapic.h"
 #include "devices/pvpanic.h"
 #include "devices/uart16550.h"
 #include "vcpu/dirty.h"
@@ -92,6 +93,13 @@ static int vm_dirty_ring_full(void *context)
     struct umbra_vm *vm = context;
 
     return dirty_tracker_ring_full(vm->machine.dirty);
+}
+
+static void vm_ioapic_eoi(void *context, unsigned vector)
+{
+    struct umbra_vm *vm = context;
+
+    ioapic_eoi(vm->machine.ioapic, vector);
 }
 
 /* ---- Holding and releasing everything; the caller holds control -------------------------- */
@@ -282,6 +290,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
         .device_event = vm_device_event,
         .vcpu_ended = vm_vcpu_ended,
         .dirty_ring_full = vm_dirty_ring_full,
+        .ioapic_eoi = vm_ioapic_eoi,
         .console_panicked = vm_console_panicked,
     };
     struct umbra_vm *vm;
