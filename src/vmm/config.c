@@ -26,6 +26,7 @@ int umbra_config_new(struct umbra_config **config)
     made->cpus = 1;
     made->exit_hlt = true;
     made->exit_pause = true;
+    made->exit_mwait = true; /* as on other VMMs: off keeps a host CPU busy */
     for (size_t i = 0; i < ARRAY_SIZE(made->serial); i++) {
         made->serial[i].fd = -1;
     }
