@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Run one group of cases in one level-1 boot: run.sh BUILD_DIR GROUP.sh
+# The group's "# needs:" lines name kernels (generic/vmlinuz, cloud/vmlinux), guest
+# initramfs images (cloud/initrd) and files (PATH=DEST; build/ stands for the build folder);
+# "# level1:" lines hold options for `scripts/testbed run`.
+set -euo pipefail
+build=$1 group=$2
+here=$(cd "$(dirname "$0")" && pwd)
+testbed=$here/../../scripts/testbed
+
+for tool in qemu-system-x86_64 cpio busybox; do
+    command -v $tool >/dev/null || { echo "SKIP: $tool is missing (scripts/deps testbed)"; exit 77; }
+done
+kernels=$("$testbed" kernels) || { echo "SKIP: no kernels for the testbed (see above)"; exit 77; }
+"$build/umbra" run --help >/dev/null 2>&1 && "$build/umbra" --help | grep -q doctor ||
+    { echo "SKIP: this umbra cannot run guests yet"; exit 77; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+places=(-f "$build/umbra=/bin/umbra")
+for file in "$here"/*lib.sh; do places+=(-f "$file"); done
+for need in $(sed -n 's/^# needs: *//p' "$group"); do
+    case $need in
+    */initrd)
+        "$testbed" initrd "${need%/*}" "$work/${need%/*}.cpio"
+        places+=(-f "$work/${need%/*}.cpio") ;;
+    generic/* | cloud/*) places+=(-f "$kernels/$need=${need%/*}.${need#*/}") ;;
+    build/*) places+=(-f "$build/${need#build/}") ;;
+    /*) places+=(-f "$need") ;;
+    *) places+=(-f "$here/../../$need") ;;
+    esac
+done
+options=()
+for option in $(sed -n 's/^# level1: *//p' "$group"); do options+=("$option"); done
+status=0
+"$testbed" run -t 900 "${options[@]}" "${places[@]}" "$group" >"$work/output" || status=$?
+cat "$work/output"
+# Without its last line the group did not reach its end, whatever the status says.
+grep -Eq '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$work/output" || {
+    echo "the group ended early (status $status)"
+    [ "$status" != 0 ] || status=1
+}
+exit "$status"
