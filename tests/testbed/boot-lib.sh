@@ -39,8 +39,21 @@ judge_memory() {
     fi
 }
 
+# QEMU 7.2's TCG does not intercept XSETBV for a hypervisor, so any guest here sees XCR0 and
+# CPUID leaf 0xd disagree, warns, and goes on with FXSAVE: that one report is left out.
+without_xsave_report() {
+    awk '/cut here/ { block = $0; inside = 1; next }
+         inside { block = block "\n" $0
+                  if (/end trace/) { inside = 0; if (block !~ /XSAVE consistency problem/) print block }
+                  next }
+         /CPUID\[0d, [0-9a-f]*\]:/ { next }
+         { print }
+         END { if (inside) print block }'
+}
+
 judge_complaints() {
-    if tr -d '\r' <$out | sed -n 's/^complaint=//p' | grep -Ev -- "$allowed" >/tmp/complaints; then
+    if tr -d '\r' <$out | sed -n 's/^complaint=//p' | without_xsave_report |
+        grep -Ev -- "$allowed" >/tmp/complaints; then
         cp /tmp/complaints $out
         fail "$1: kernel messages" "$(wc -l <$out) complaints"
     fi

@@ -24,7 +24,7 @@ tail -n 60 $out | grep -q 'Kernel panic - not syncing: sysrq' ||
 guest "panic of two CPUs" 100 "echo c >/proc/sysrq-trigger" "panic" --cpus 2
 append=drivers=none guest "panic without its driver" 104 "echo c >/proc/sysrq-trigger" "reset"
 # Port 0xf4 takes v and gives 2v+1: 3 -> 7.
-guest "debug exit" 7 "printf '\\\\003' | dd of=/dev/port bs=1 seek=244 2>/dev/null; sleep 50" \
+guest "debug exit" 7 "printf '\\003' | dd of=/dev/port bs=1 seek=244 2>/dev/null; sleep 50" \
     "debug|exit"
 guest "hang under --timeout" 124 "echo hangs; while :; do :; done" "timeout|deadline" \
     --timeout 15
