@@ -290,6 +290,37 @@ uint32_t pci_port_read32(unsigned bdf, unsigned offset); /* by 0xcf8 and 0xcfc *
 uint16_t pci_read16(unsigned bdf, unsigned offset);
 void pci_write16(unsigned bdf, unsigned offset, uint16_t v);
 uint8_t pci_read8(unsigned bdf, unsigned offset);
+void pci_write8(unsigned bdf, unsigned offset, uint8_t v);
+
+struct pci_bar {
+    uint64_t address, size; /* size 0: there is none */
+    bool io, wide;
+};
+
+/* Size BAR @index (0 to 5), and map it into the page tables if it is memory. */
+bool pci_bar_read(unsigned bdf, unsigned index, struct pci_bar *bar);
+/* Move it; the caller has turned decoding off by pci_command(). */
+void pci_bar_move(unsigned bdf, unsigned index, const struct pci_bar *bar,
+                  uint64_t address);
+/* Set and clear bits of the command register: 1 ports, 2 memory, 4 bus mastering,
+ * 0x400 INTx off. */
+void pci_command(unsigned bdf, uint16_t set, uint16_t clear);
+/* Config offset of the first capability @id behind @after (0: from the start); 0: none. */
+unsigned pci_capability(unsigned bdf, uint8_t id, unsigned after);
+
+struct pci_msix {
+    unsigned bdf, capability, count;
+    uint64_t table, pending; /* addresses */
+};
+
+/* Turn MSI-X on, every entry masked; false if the function has none. */
+bool pci_msix_enable(unsigned bdf, struct pci_msix *msix);
+/* Entry @entry interrupts CPU @apic_id at @vector; both may be called in ring 3. */
+void pci_msix_set(const struct pci_msix *msix, unsigned entry, unsigned apic_id,
+                  unsigned vector);
+void pci_msix_mask(const struct pci_msix *msix, unsigned entry, bool masked);
+bool pci_msix_pending(const struct pci_msix *msix, unsigned entry);
+
 /* Next function from @from on, over all buses; -1 after the last. */
 int pci_next(unsigned from);
 

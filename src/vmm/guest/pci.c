@@ -60,6 +60,16 @@ void pci_write16(unsigned bdf, unsigned offset, uint16_t v)
     out16(PCI_DATA_PORT + (offset & 2), v);
 }
 
+void pci_write8(unsigned bdf, unsigned offset, uint8_t v)
+{
+    if (ecam_covers(bdf)) {
+        mmio_write8(ecam_address(bdf, offset), v);
+        return;
+    }
+    port_select(bdf, offset);
+    out8((uint16_t)(PCI_DATA_PORT + (offset & 3)), v);
+}
+
 /* The last bus: the highest that a bridge on the way here leads to. */
 static unsigned last_bus(unsigned bdf, unsigned bus)
 {
