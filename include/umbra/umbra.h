@@ -181,6 +181,31 @@ UMBRA_API void umbra_vm_destroy(struct umbra_vm *vm);
 
 /* ---- Memory ---------------------------------------------------------------------- */
 
+/**
+ * Copy guest memory by guest-physical address, at any time after creation. Contents may
+ * change under the copy while the VM runs.
+ * @return -EFAULT when a byte lies outside RAM (ROM may be read).
+ */
+UMBRA_API int umbra_memory_read(struct umbra_vm *vm, uint64_t gpa, void *buffer,
+                                size_t length, struct umbra_error *error);
+UMBRA_API int umbra_memory_write(struct umbra_vm *vm, uint64_t gpa, const void *buffer,
+                                 size_t length, struct umbra_error *error);
+
+/**
+ * The same by guest-virtual address, through the page tables that vCPU @p vcpu uses now.
+ * The VM must not be running (created, paused or ended). Nothing is transferred on error.
+ */
+UMBRA_API int umbra_memory_read_virtual(struct umbra_vm *vm, unsigned vcpu, uint64_t gva,
+                                        void *buffer, size_t length,
+                                        struct umbra_error *error);
+UMBRA_API int umbra_memory_write_virtual(struct umbra_vm *vm, unsigned vcpu, uint64_t gva,
+                                         const void *buffer, size_t length,
+                                         struct umbra_error *error);
+
+/** Where @p gva is mapped on vCPU @p vcpu; -EFAULT when it is not. The VM must not run. */
+UMBRA_API int umbra_translate(struct umbra_vm *vm, unsigned vcpu, uint64_t gva,
+                              uint64_t *gpa, struct umbra_error *error);
+
 /** Called with the guest-physical address of a 4 KiB page. */
 typedef void (*umbra_page_fn)(void *context, uint64_t gpa);
 
@@ -190,6 +215,51 @@ typedef void (*umbra_page_fn)(void *context, uint64_t gpa);
  */
 UMBRA_API int umbra_vm_dirty_pages(struct umbra_vm *vm, umbra_page_fn fn, void *context,
                                    struct umbra_error *error);
+
+/* ---- vCPUs ------------------------------------------------------------------------- */
+
+/** A segment register with its hidden part. */
+struct umbra_segment {
+    uint64_t base;
+    uint32_t limit;
+    uint16_t selector;
+    uint16_t
+        attributes; /**< as in a VMCB: type 0-3, S 4, DPL 5-6, P 7, AVL 8, L 9, D 10, G 11 */
+};
+
+/** The registers of an x86-64 vCPU. */
+struct umbra_registers {
+    uint32_t size; /**< in: sizeof(struct umbra_registers) */
+    uint32_t reserved;
+    uint64_t
+        gpr[16]; /**< rax rcx rdx rbx rsp rbp rsi rdi r8..r15, as instructions encode */
+    uint64_t rip, rflags;
+    uint64_t cr0, cr2, cr3, cr4, cr8, efer;
+    struct umbra_segment es, cs, ss, ds, fs, gs, ldtr, tr;
+    uint64_t gdt_base, idt_base;
+    uint16_t gdt_limit, idt_limit;
+    uint32_t reserved2;
+};
+
+/** The VM must not be running (created, paused or ended). */
+UMBRA_API int umbra_registers_get(struct umbra_vm *vm, unsigned vcpu,
+                                  struct umbra_registers *registers,
+                                  struct umbra_error *error);
+UMBRA_API int umbra_registers_set(struct umbra_vm *vm, unsigned vcpu,
+                                  const struct umbra_registers *registers,
+                                  struct umbra_error *error);
+
+/* ---- Interrupts made by the embedder ------------------------------------------------ */
+
+/** Drive pin @p gsi (0..23) of the interrupt controller, beside the devices on it. */
+UMBRA_API int umbra_inject_irq(struct umbra_vm *vm, unsigned gsi, bool level,
+                               struct umbra_error *error);
+/** Send one message-signalled interrupt. */
+UMBRA_API int umbra_inject_msi(struct umbra_vm *vm, uint64_t address, uint32_t data,
+                               struct umbra_error *error);
+/** Raise a non-maskable interrupt on vCPU @p vcpu. */
+UMBRA_API int umbra_inject_nmi(struct umbra_vm *vm, unsigned vcpu,
+                               struct umbra_error *error);
 
 /* ---- Console --------------------------------------------------------------------- */
 

@@ -126,6 +126,8 @@ void vcpu_arch_destroy(struct vcpu *vcpu);
  */
 int vcpu_arch_capture(struct vcpu *vcpu, struct umbra_error *error);
 int vcpu_arch_reset(struct vcpu *vcpu, struct umbra_error *error);
+/* Raise an NMI; the vCPU is not in KVM_RUN. 0 or -errno. */
+int vcpu_inject_nmi(struct vcpu *vcpu);
 /* Handle an exit that the common table does not know. */
 enum vcpu_verdict vcpu_arch_exit(struct vcpu *vcpu, bool *handled);
 /* KVM's emulator gave up on an instruction: complete it or end the run. */

@@ -113,13 +113,24 @@ static void vm_hold(struct umbra_vm *vm)
     }
 }
 
+void vm_open_gate(struct umbra_vm *vm)
+{
+    /* An end that was reported closed the gate for good: the check and the opening are one
+     * step under lock, and vm_report_end() closes the gate after it noted the end. */
+    pthread_mutex_lock(&vm->lock);
+    if (vm->pending.kind == UMBRA_OUTCOME_NONE) {
+        vcpu_set_resume(vm->machine.vcpus, -1);
+    }
+    pthread_mutex_unlock(&vm->lock);
+}
+
 static int vm_release(struct umbra_vm *vm, struct umbra_error *error)
 {
     int ret = machine_resume_devices(&vm->machine, error);
 
     if (ret == 0) {
         vm->devices_paused = false;
-        vcpu_set_resume(vm->machine.vcpus, -1);
+        vm_open_gate(vm);
     }
     return ret;
 }
@@ -322,6 +333,9 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     if (ret < 0) {
         error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot copy the config");
         goto fail;
+    }
+    for (unsigned i = 0; i < IRQ_GSI_COUNT; i++) {
+        irq_line_init(&vm->injected[i], &vm->machine.kvm.irqs, i);
     }
     events.context = vm;
     ret = machine_create(&vm->machine, vm->config, &events, error);

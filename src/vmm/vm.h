@@ -32,8 +32,9 @@ struct umbra_vm {
     struct machine machine;
 
     pthread_mutex_t control;
-    bool threads_started; /* under control */
-    bool devices_paused;  /* under control */
+    struct irq_line injected[IRQ_GSI_COUNT]; /* the embedder's lines; under control */
+    bool threads_started;                    /* under control */
+    bool devices_paused;                     /* under control */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* CLOCK_MONOTONIC; pending, quit or state changed */
@@ -50,6 +51,9 @@ struct umbra_vm {
 
 /* Report an end; the first one counts. Any thread, device locks may be held. */
 void vm_report_end(struct umbra_vm *vm, const struct vm_end *end);
+
+/* Let the vCPUs run on, unless an end was reported meanwhile. The caller holds control. */
+void vm_open_gate(struct umbra_vm *vm);
 
 enum vm_state vm_state(struct umbra_vm *vm);
 

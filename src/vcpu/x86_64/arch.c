@@ -110,6 +110,11 @@ int vcpu_arch_reset(struct vcpu *vcpu, struct umbra_error *error)
     return vcpu_state_set(vcpu, VCPU_STATE_ALL, x86->initial, error);
 }
 
+int vcpu_inject_nmi(struct vcpu *vcpu)
+{
+    return ioctl(vcpu->fd, KVM_NMI) < 0 ? -errno : 0;
+}
+
 /* The guest kept the processor from taking events for a whole notify window. */
 static enum vcpu_verdict exit_notify(struct vcpu *vcpu)
 {
