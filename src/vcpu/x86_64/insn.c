@@ -24,6 +24,13 @@ static const struct {
     [DECODER_64] = { ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
 };
 
+static void formatter_init(ZydisFormatter *formatter)
+{
+    ZydisFormatterInit(formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE);
+    ZydisFormatterSetProperty(formatter, ZYDIS_FORMATTER_PROP_HEX_UPPERCASE, ZYAN_FALSE);
+}
+
 int insn_engine_create(struct insn_engine **engine)
 {
     struct insn_engine *e = calloc(1, sizeof(*e));
@@ -33,8 +40,7 @@ int insn_engine_create(struct insn_engine **engine)
         return -ENOMEM;
     for (size_t i = 0; i < ARRAY_SIZE(decoder_modes); i++)
         ZydisDecoderInit(&e->decoder[i], decoder_modes[i].mode, decoder_modes[i].stack);
-    ZydisFormatterInit(&e->formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisFormatterSetProperty(&e->formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE);
+    formatter_init(&e->formatter);
     e->host_features = insn_host_features();
     insn_xsave_probe(e);
     error = insn_native_create(e);
@@ -280,8 +286,7 @@ int insn_disassemble(const uint8_t *bytes, size_t count, uint64_t rip, unsigned 
     ZydisDecoder decoder;
 
     ZydisDecoderInit(&decoder, decoder_modes[mode].mode, decoder_modes[mode].stack);
-    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_FORCE_SIZE, ZYAN_TRUE);
+    formatter_init(&formatter);
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, count, &insn, operand)) ||
         !ZYAN_SUCCESS(ZydisFormatterFormatInstruction(&formatter, &insn, operand,
                                                       insn.operand_count_visible, text,
