@@ -25,12 +25,13 @@ enum {
     VECTOR_UD = 6,
     VECTOR_GP = 13,
     VECTOR_PF = 14,
+    SYNC_AFTER = 16,
+    SYNC_PARTS = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS,
     STATE_PARTS = VCPU_STATE_REGS | VCPU_STATE_SREGS | VCPU_STATE_EVENTS,
 };
 
-#define CR4_PGE     UINT64_C(0x80)
-#define CR4_OSXSAVE UINT64_C(0x40000)
-#define DR6_BS      UINT64_C(0x4000)
+#define CR4_PGE UINT64_C(0x80)
+#define DR6_BS  UINT64_C(0x4000)
 
 /* Made at the first instruction to complete; belongs to the vCPU's thread, but for the
  * engine's counters. */
@@ -41,6 +42,8 @@ struct emulation {
     struct vcpu_state state;
     _Alignas(64) struct kvm_xsave xsave;
     bool xsave_loaded;
+    bool synced; /* state travels in the run structure */
+    unsigned failures;
 };
 
 /* ---- The vCPU as insn.h sees it ---- */
@@ -86,6 +89,17 @@ static int emulation_fpu_load(void *context, void **image, size_t *size)
     return 0;
 }
 
+static int emulation_xcr0_load(void *context, uint64_t *xcr0)
+{
+    const struct emulation *emulation = context;
+    struct kvm_xcrs xcrs = { 0 };
+
+    if (ioctl(emulation->vcpu->fd, KVM_GET_XCRS, &xcrs) < 0 || xcrs.nr_xcrs == 0)
+        return -ENODEV;
+    *xcr0 = xcrs.xcrs[0].value;
+    return 0;
+}
+
 static int emulation_msr_read(void *context, uint32_t index, uint64_t *value)
 {
     const struct emulation *emulation = context;
@@ -119,6 +133,7 @@ static const struct insn_ops emulation_ops = {
     .write = emulation_write,
     .exchange16 = emulation_exchange16,
     .fpu_load = emulation_fpu_load,
+    .xcr0_load = emulation_xcr0_load,
     .msr_read = emulation_msr_read,
     .msr_write = emulation_msr_write,
     .tlb_flush = emulation_tlb_flush,
@@ -155,13 +170,64 @@ static void registers_copy(struct kvm_regs *regs, uint64_t *gpr, bool load)
     }
 }
 
+/*
+ * Where failures are frequent (every kernel instruction that KVM's emulator lacks), the
+ * ioctls that get and set state cost several times the exit itself. Then the state
+ * travels in the run structure (KVM_CAP_SYNC_REGS); other exits pay for that, so not
+ * before the @SYNC_AFTERth failure.
+ */
+static int emulation_fetch(struct emulation *emulation, struct umbra_error *error)
+{
+    struct vcpu *vcpu = emulation->vcpu;
+    struct vcpu_state *state = &emulation->state;
+    struct kvm_run *run = vcpu->run;
+
+    emulation->synced = run->kvm_valid_regs == SYNC_PARTS;
+    if (!emulation->synced) {
+        if (++emulation->failures == SYNC_AFTER &&
+            (ioctl(vcpu->set->options.vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_SYNC_REGS) &
+             SYNC_PARTS) == SYNC_PARTS)
+            run->kvm_valid_regs = SYNC_PARTS; /* from the next exit on */
+        return vcpu_state_get(vcpu, STATE_PARTS, state, error);
+    }
+    state->regs = run->s.regs.regs;
+    state->sregs = run->s.regs.sregs;
+    state->events = run->s.regs.events;
+    state->parts = STATE_PARTS;
+    return 0;
+}
+
+/* Put @parts back; KVM takes synced ones over when it is entered, even only to return
+ * (which is what a vCPU does before it waits at the gate). */
+static int emulation_put(struct emulation *emulation, unsigned parts,
+                         struct umbra_error *error)
+{
+    const struct vcpu_state *state = &emulation->state;
+    struct kvm_run *run = emulation->vcpu->run;
+
+    if (!emulation->synced)
+        return vcpu_state_set(emulation->vcpu, parts, state, error);
+    if (parts & VCPU_STATE_REGS) {
+        run->s.regs.regs = state->regs;
+        run->kvm_dirty_regs |= KVM_SYNC_X86_REGS;
+    }
+    if (parts & VCPU_STATE_SREGS) {
+        run->s.regs.sregs = state->sregs;
+        run->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+    }
+    if (parts & VCPU_STATE_EVENTS) {
+        run->s.regs.events = state->events;
+        run->kvm_dirty_regs |= KVM_SYNC_X86_EVENTS;
+    }
+    return 0;
+}
+
 static int emulation_load(struct emulation *emulation, struct umbra_error *error)
 {
     struct vcpu_state *state = &emulation->state;
     const struct kvm_sregs *sregs = &state->sregs;
     struct insn_cpu *cpu = &emulation->cpu;
-    struct kvm_xcrs xcrs = { 0 };
-    int ret = vcpu_state_get(emulation->vcpu, STATE_PARTS, state, error);
+    int ret = emulation_fetch(emulation, error);
 
     if (ret < 0)
         return ret;
@@ -183,10 +249,6 @@ static int emulation_load(struct emulation *emulation, struct umbra_error *error
     cpu->gdt_base = sregs->gdt.base;
     cpu->gdt_limit = sregs->gdt.limit;
     cpu->cpl = sregs->ss.dpl;
-    cpu->xcr0 = 1;
-    if ((cpu->cr4 & CR4_OSXSAVE) &&
-        ioctl(emulation->vcpu->fd, KVM_GET_XCRS, &xcrs) == 0 && xcrs.nr_xcrs > 0)
-        cpu->xcr0 = xcrs.xcrs[0].value;
     emulation->xsave_loaded = false;
     return 0;
 }
@@ -268,6 +330,31 @@ static void emulation_set_xcr0(struct emulation *emulation, struct insn_outcome 
     outcome->single_step = false;
 }
 
+static int emulation_set_bases(struct emulation *emulation, struct umbra_error *error)
+{
+    const struct {
+        uint32_t msr;
+        __u64 *old;
+        uint64_t new;
+    } bases[] = {
+        { MSR_FS_BASE, &emulation->state.sregs.fs.base,
+          emulation->cpu.segment[INSN_FS].base },
+        { MSR_GS_BASE, &emulation->state.sregs.gs.base,
+          emulation->cpu.segment[INSN_GS].base },
+    };
+
+    for (size_t i = 0; i < ARRAY_SIZE(bases); i++) {
+        if (*bases[i].old == bases[i].new)
+            continue;
+        if (vcpu_msr_set(emulation->vcpu, bases[i].msr, bases[i].new) < 0)
+            return error_set(error, UMBRA_ERROR_INTERNAL, EIO,
+                             "setting MSR 0x%x of vCPU %u failed", bases[i].msr,
+                             emulation->vcpu->index);
+        *bases[i].old = bases[i].new;
+    }
+    return 0;
+}
+
 static int emulation_store(struct emulation *emulation,
                            const struct insn_outcome *outcome, struct umbra_error *error)
 {
@@ -283,15 +370,11 @@ static int emulation_store(struct emulation *emulation,
     if (cpu->fpu_changed && ioctl(vcpu->fd, KVM_SET_XSAVE, &emulation->xsave) < 0)
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "KVM_SET_XSAVE on vCPU %u failed", vcpu->index);
-    if (cpu->segments_changed &&
-        (vcpu_msr_set(vcpu, MSR_FS_BASE, cpu->segment[INSN_FS].base) ||
-         vcpu_msr_set(vcpu, MSR_GS_BASE, cpu->segment[INSN_GS].base)))
-        return error_set(error, UMBRA_ERROR_INTERNAL, EIO,
-                         "setting FS and GS bases of vCPU %u failed", vcpu->index);
-    state->sregs.fs.base = cpu->segment[INSN_FS].base;
-    state->sregs.gs.base = cpu->segment[INSN_GS].base;
+    ret = cpu->segments_changed ? emulation_set_bases(emulation, error) : 0;
+    if (ret < 0)
+        return ret;
     ret = emulation_events(emulation, outcome, &parts, error);
-    return ret < 0 ? ret : vcpu_state_set(vcpu, parts, state, error);
+    return ret < 0 ? ret : emulation_put(emulation, parts, error);
 }
 
 /* ---- The exit ---- */

@@ -56,7 +56,7 @@ struct insn_cpu {
     uint64_t cr3;
     uint64_t cr4;
     uint64_t efer;
-    uint64_t xcr0;
+    uint64_t xcr0; /* looked at only where insn_ops has no xcr0_load() */
     struct insn_segment segment[INSN_SEGMENT_COUNT];
     struct insn_segment ldt;
     uint64_t gdt_base;
@@ -101,6 +101,7 @@ struct insn_ops {
     /* The vCPU's XSAVE image in standard form (512 + 64 bytes or more). Valid until the
      * completion ends. */
     int (*fpu_load)(void *context, void **image, size_t *size);
+    int (*xcr0_load)(void *context, uint64_t *xcr0); /* optional: fetch it when needed */
     int (*msr_read)(void *context, uint32_t index, uint64_t *value);
     int (*msr_write)(void *context, uint32_t index, uint64_t value); /* optional */
     int (*tlb_flush)(void *context);                                 /* optional */

@@ -103,6 +103,7 @@ struct insn_run {
     ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
     uint8_t *image; /* the XSAVE image, once loaded */
     size_t image_size;
+    bool xcr0_loaded;
 };
 
 /* Handlers and helpers return INSN_CONTINUE, or what the completion ended with. */
@@ -180,6 +181,9 @@ void insn_xsave_probe(
 /* Make run->image available: components that XSTATE_BV says are initial hold their
  * initial values in memory too. */
 int insn_image_load(struct insn_run *run);
+
+/* Make run->cpu->xcr0 valid. */
+int insn_xcr0_load(struct insn_run *run);
 
 /* The exception due before an x87/MMX, SSE or AVX instruction may run. */
 int insn_fpu_check(struct insn_run *run, enum insn_unit unit);

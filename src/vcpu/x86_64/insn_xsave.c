@@ -112,6 +112,16 @@ static void image_changed(struct insn_run *run, uint64_t mask, uint64_t used)
     run->cpu->fpu_changed = true;
 }
 
+int insn_xcr0_load(struct insn_run *run)
+{
+    if (run->xcr0_loaded || !run->ops->xcr0_load)
+        return INSN_CONTINUE;
+    if (run->ops->xcr0_load(run->context, &run->cpu->xcr0))
+        return INSN_GIVE_UP;
+    run->xcr0_loaded = true;
+    return INSN_CONTINUE;
+}
+
 int insn_fpu_check(struct insn_run *run, enum insn_unit unit)
 {
     const struct insn_cpu *cpu = run->cpu;
@@ -135,8 +145,11 @@ int insn_fpu_check(struct insn_run *run, enum insn_unit unit)
         needs |= XSTATE_AVX512;
         __attribute__((fallthrough));
     case INSN_UNIT_AVX:
-        if (!insn_protected(cpu) || !(cpu->cr4 & CR4_OSXSAVE) ||
-            (cpu->xcr0 & needs) != needs)
+        if (!insn_protected(cpu) || !(cpu->cr4 & CR4_OSXSAVE))
+            return insn_fault(run, VECTOR_UD);
+        if (insn_xcr0_load(run))
+            return INSN_GIVE_UP;
+        if ((cpu->xcr0 & needs) != needs)
             return insn_fault(run, VECTOR_UD);
         break;
     default:
@@ -311,6 +324,8 @@ static int xsave_plan(struct insn_run *run, enum insn_access access,
         return insn_fault(run, VECTOR_NM);
     if (plan->supervisor && cpu->cpl)
         return insn_fault_code(run, VECTOR_GP, 0);
+    if (insn_xcr0_load(run))
+        return INSN_GIVE_UP;
     if (plan->supervisor && run->ops->msr_read(run->context, MSR_IA32_XSS, &xss))
         xss = 0;
     if (requested & xss) /* supervisor state is not in the image */
@@ -502,13 +517,17 @@ int insn_xgetbv(struct insn_run *run)
 {
     struct insn_cpu *cpu = run->cpu;
     uint32_t index = (uint32_t)cpu->gpr[INSN_RCX];
-    uint64_t value = cpu->xcr0;
+    uint64_t value;
     int result;
 
     if (!(cpu->cr4 & CR4_OSXSAVE))
         return insn_fault(run, VECTOR_UD);
     if (index > 1)
         return insn_fault_code(run, VECTOR_GP, 0);
+    result = insn_xcr0_load(run);
+    if (result)
+        return result;
+    value = cpu->xcr0;
     if (index == 1) { /* XCR0 and XINUSE */
         result = insn_image_load(run);
         if (result)
