@@ -51,6 +51,10 @@ struct umbra_error {
 /** The library's version, "MAJOR.MINOR.PATCH". */
 UMBRA_API const char *umbra_version(void);
 
+/** The word of the NULL-terminated @p candidates that a mistyped @p word was probably meant
+ * to be; NULL when none is near. */
+UMBRA_API const char *umbra_nearest(const char *word, const char *const *candidates);
+
 /* ---- Configuration -------------------------------------------------------------- */
 
 struct umbra_config;
@@ -281,6 +285,16 @@ UMBRA_API int umbra_console_send(struct umbra_vm *vm, unsigned port, const void 
 /** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory.
  */
 UMBRA_API char *umbra_vm_stats_json(struct umbra_vm *vm);
+
+/* ---- The host --------------------------------------------------------------------- */
+
+/**
+ * What this host offers a VM and what stands in the way, as JSON text (malloc'd, the caller
+ * frees it): {"version", "checks": [{"name", "status": "good"|"note"|"bad", "value",
+ * "remedy"?}], "seconds"}. The first check is KVM itself. @p kvm_device NULL is /dev/kvm.
+ */
+UMBRA_API int umbra_doctor_json(const char *kvm_device, char **json,
+                                struct umbra_error *error);
 
 /* ---- Log -------------------------------------------------------------------------- */
 

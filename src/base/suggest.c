@@ -5,6 +5,9 @@
 #include <ctype.h>
 #include <limits.h>
 #include <string.h>
+#include <strings.h>
+
+#include <umbra/umbra.h>
 
 enum { SUGGEST_MAX = 32 };
 
@@ -73,4 +76,15 @@ const char *suggest_best(const struct suggest *suggest)
     unsigned near = (unsigned)(strlen(suggest->word) + 2) / 3;
 
     return suggest->best != NULL && suggest->distance <= near ? suggest->best : NULL;
+}
+
+const char *umbra_nearest(const char *word, const char *const *candidates)
+{
+    struct suggest suggest;
+
+    suggest_start(&suggest, word);
+    for (; *candidates != NULL; candidates++) {
+        suggest_offer(&suggest, *candidates);
+    }
+    return suggest_best(&suggest);
 }

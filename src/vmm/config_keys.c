@@ -387,11 +387,5 @@ const char *config_key_suggest(const struct config_table *table, const char *nam
 
 const char *config_name_suggest(const char *const *names, const char *name)
 {
-    struct suggest suggest;
-
-    suggest_start(&suggest, name);
-    for (; *names != NULL; names++) {
-        suggest_offer(&suggest, *names);
-    }
-    return suggest_best(&suggest);
+    return umbra_nearest(name, names);
 }

@@ -1,11 +1,73 @@
 /* SPDX-License-Identifier: MIT */
 /* umbra: the launcher. Finds the subcommand and runs it. */
 #include <stdio.h>
+#include <string.h>
 
 #include <umbra/umbra.h>
 
-int main(void)
+#include "vmm/cli/cli.h"
+#include "vmm/cli/exit_status.h"
+#include "vmm/cli/options.h"
+
+static const struct command {
+    const char *name, *summary; /* no summary: not listed */
+    int (*run)(int argc, char **argv);
+} commands[] = {
+    { "run", "boot a guest and wait for its end", command_run },
+    { "demo", "boot the built-in guest, which shows what this host's KVM does",
+      command_demo },
+    { "check", "check a configuration without running it", command_check },
+    { "doctor", "say what stands in the way on this host, and how fast it will be",
+      command_doctor },
+    { "schema", "print the JSON schema of configurations", command_schema },
+};
+
+enum { COMMAND_COUNT = sizeof(commands) / sizeof(commands[0]) };
+
+static int print_help(void)
 {
-    printf("umbra %s\n", umbra_version());
-    return 0;
+    puts("Usage: umbra COMMAND [options]\n\nA KVM virtual machine monitor.\n\nCommands:");
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        printf("  %-8s %s\n", commands[i].name, commands[i].summary);
+    }
+    puts("\nOptions:\n  --help     print this; umbra COMMAND --help tells more\n"
+         "  --version  print the version\n");
+    exit_status_print(stdout);
+    return EXIT_STATUS_OK;
+}
+
+static int unknown_command(const char *name)
+{
+    const char *names[COMMAND_COUNT + 1] = { NULL }, *near;
+
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        names[i] = commands[i].name;
+    }
+    near = umbra_nearest(name, names);
+    fprintf(stderr, "umbra: there is no command '%s'%s%s%s; see umbra --help\n", name,
+            near != NULL ? "; did you mean '" : "", near != NULL ? near : "",
+            near != NULL ? "'?" : "");
+    return EXIT_STATUS_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        fputs("umbra: a command is missing; see umbra --help\n", stderr);
+        return EXIT_STATUS_USAGE;
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        return print_help();
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("umbra %s\n", umbra_version());
+        return EXIT_STATUS_OK;
+    }
+    for (size_t i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return commands[i].run(argc - 1, argv + 1);
+        }
+    }
+    return unknown_command(argv[1]);
 }

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+/* The launcher's subcommands. They use <umbra/umbra.h> and nothing else of the library. */
+#ifndef VMM_CLI_CLI_H
+#define VMM_CLI_CLI_H
+
+/* argv[0] is the subcommand's name; each returns an exit status (exit_status.h). */
+int command_run(int argc, char **argv);
+int command_demo(int argc, char **argv);
+int command_check(int argc, char **argv);
+int command_doctor(int argc, char **argv);
+int command_schema(int argc, char **argv);
+
+#endif
