@@ -290,8 +290,8 @@ UMBRA_API char *umbra_vm_stats_json(struct umbra_vm *vm);
 
 /**
  * What this host offers a VM and what stands in the way, as JSON text (malloc'd, the caller
- * frees it): {"version", "checks": [{"name", "status": "good"|"note"|"bad", "value",
- * "remedy"?}], "seconds"}. The first check is KVM itself. @p kvm_device NULL is /dev/kvm.
+ * frees it): {"version", "kvm": "usable"|"absent"|"forbidden", "checks": [{"name", "status": "good"|"note"|"bad", "value",
+ * "remedy"?}], "seconds"}. @p kvm_device NULL is /dev/kvm.
  */
 UMBRA_API int umbra_doctor_json(const char *kvm_device, char **json,
                                 struct umbra_error *error);

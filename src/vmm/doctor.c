@@ -26,7 +26,8 @@ enum status { STATUS_GOOD, STATUS_NOTE, STATUS_BAD };
 
 struct doctor {
     json_t *checks;
-    bool failed; /* out of memory */
+    const char *kvm; /* "usable", "absent", "forbidden" */
+    bool failed;     /* out of memory */
 };
 
 /* @remedy may be NULL. */
@@ -182,9 +183,9 @@ static void check_kvm(struct doctor *doctor, const char *device)
     struct kvm_probe probe;
 
     if (kvm_probe_run(device, &probe, &error) != 0) {
-        char *remedy = strrchr(error.message, ':');
+        const char *remedy = strstr(error.message, "; "); /* "what: why; remedy" */
 
-        /* "what: why: remedy" */
+        doctor->kvm = error.code == UMBRA_ERROR_PERMISSION ? "forbidden" : "absent";
         add(doctor, "KVM", STATUS_BAD, remedy != NULL ? remedy + 2 : NULL, "%.*s",
             (int)(remedy != NULL ? remedy - error.message : (long)sizeof(error.message)),
             error.message);
@@ -201,13 +202,15 @@ static void check_kvm(struct doctor *doctor, const char *device)
 
 static void check_huge_pages(struct doctor *doctor)
 {
-    uint64_t two = read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+    uint64_t two =
+        read_number("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
     uint64_t one =
         read_number("/sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages");
     char thp[64];
     bool reserved = two > 0 || one > 0;
 
-    if (read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", thp, sizeof(thp))) {
+    if (read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", thp,
+                  sizeof(thp))) {
         bool off = strstr(thp, "[never]") != NULL || strstr(thp, "[deny]") != NULL;
 
         add(doctor, "transparent huge pages", off ? STATUS_NOTE : STATUS_GOOD,
@@ -316,8 +319,9 @@ static void check_vfio(struct doctor *doctor)
     check_device(doctor, "VFIO", "/dev/vfio/vfio", "sudo modprobe vfio-pci",
                  "access to /dev/vfio/vfio and the device's group");
     add(doctor, "IOMMU", groups > 0 ? STATUS_GOOD : STATUS_NOTE,
-        groups > 0 ? NULL
-                   : "enable VT-d or AMD-Vi in the firmware, and boot with intel_iommu=on",
+        groups > 0
+            ? NULL
+            : "enable VT-d or AMD-Vi in the firmware, and boot with intel_iommu=on",
         "%zu groups", groups);
 }
 
@@ -332,7 +336,7 @@ static void check_devices(struct doctor *doctor)
 
 int umbra_doctor_json(const char *kvm_device, char **json, struct umbra_error *error)
 {
-    struct doctor doctor = { .checks = json_array() };
+    struct doctor doctor = { .checks = json_array(), .kvm = "usable" };
     uint64_t start = clock_ns();
     json_t *report;
 
@@ -342,8 +346,9 @@ int umbra_doctor_json(const char *kvm_device, char **json, struct umbra_error *e
     check_userfaultfd(&doctor);
     check_ksm(&doctor);
     check_devices(&doctor);
-    report = json_pack("{s:s, s:o, s:f}", "version", UMBRA_VERSION, "checks", doctor.checks,
-                       "seconds", (double)(clock_ns() - start) / 1e9);
+    report =
+        json_pack("{s:s, s:s, s:o, s:f}", "version", UMBRA_VERSION, "kvm", doctor.kvm,
+                  "checks", doctor.checks, "seconds", (double)(clock_ns() - start) / 1e9);
     *json = report != NULL && !doctor.failed ? json_dumps(report, JSON_INDENT(2)) : NULL;
     json_decref(report);
     if (*json == NULL) {

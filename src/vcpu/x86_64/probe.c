@@ -382,13 +382,13 @@ int kvm_probe_run(const char *device, struct kvm_probe *probe, struct umbra_erro
     probe_flavour(probe);
     if (fd < 0 && (errnum == EACCES || errnum == EPERM)) {
         return error_set(error, UMBRA_ERROR_PERMISSION, errnum,
-                         "no permission to open %s: add yourself to its group (often: "
+                         "no permission to open %s; add yourself to its group (often: "
                          "sudo usermod -aG kvm $USER, then log in again)",
                          device);
     }
     if (fd < 0) {
         return error_set(error, UMBRA_ERROR_NO_KVM, errnum,
-                         "cannot open %s: %s: load kvm_intel or kvm_amd, and enable "
+                         "cannot open %s: %s; load kvm_intel or kvm_amd, and enable "
                          "virtualization in the firmware (or in the cloud's instance)",
                          device, strerror(errnum));
     }
@@ -398,7 +398,7 @@ int kvm_probe_run(const char *device, struct kvm_probe *probe, struct umbra_erro
 
         close(fd);
         return error_set(error, UMBRA_ERROR_NO_KVM, ENOTSUP,
-                         "%s: KVM API version %d, expected %d: this is not a KVM device "
+                         "%s: KVM API version %d, expected %d; this is not a KVM device "
                          "that umbra can use",
                          device, version, KVM_API_VERSION);
     }

@@ -48,16 +48,13 @@ static void print_check(const json_t *check)
 }
 
 /* Without KVM nothing runs: that is the status. */
-static int kvm_status(const json_t *checks)
+static int kvm_status(const json_t *report)
 {
-    const json_t *kvm = json_array_get(checks, 0);
-    const char *value = json_string_value(json_object_get(kvm, "value"));
+    const char *kvm = json_string_value(json_object_get(report, "kvm"));
 
-    if (strcmp(json_string_value(json_object_get(kvm, "status")), "bad") != 0) {
-        return EXIT_STATUS_OK;
-    }
-    return strstr(value, "permission") != NULL ? EXIT_STATUS_PERMISSION
-                                               : EXIT_STATUS_NO_KVM;
+    return strcmp(kvm, "usable") == 0      ? EXIT_STATUS_OK
+           : strcmp(kvm, "forbidden") == 0 ? EXIT_STATUS_PERMISSION
+                                           : EXIT_STATUS_NO_KVM;
 }
 
 int command_doctor(int argc, char **argv)
@@ -71,8 +68,9 @@ int command_doctor(int argc, char **argv)
     const struct cli_parser parser = {
         .command = "doctor",
         .synopsis = "[options]",
-        .summary = "Say what this host offers, what stands in the way, and what to do about "
-                   "it.\nA tiny guest is run to see how KVM really behaves.",
+        .summary =
+            "Say what this host offers, what stands in the way, and what to do about "
+            "it.\nA tiny guest is run to see how KVM really behaves.",
         .options = own,
         .set = set_option,
         .context = &options,
@@ -94,11 +92,12 @@ int command_doctor(int argc, char **argv)
     if (options.json) {
         puts(json);
     } else {
-        json_array_foreach (json_object_get(report, "checks"), i, check) {
+        json_array_foreach(json_object_get(report, "checks"), i, check)
+        {
             print_check(check);
         }
     }
-    status = kvm_status(json_object_get(report, "checks"));
+    status = kvm_status(report);
     json_decref(report);
     free(json);
     return status;

@@ -44,9 +44,9 @@ static int unknown_command(const char *name)
         names[i] = commands[i].name;
     }
     near = umbra_nearest(name, names);
-    fprintf(stderr, "umbra: there is no command '%s'%s%s%s; see umbra --help\n", name,
+    fprintf(stderr, "umbra: there is no command '%s'%s%s%s See umbra --help\n", name,
             near != NULL ? "; did you mean '" : "", near != NULL ? near : "",
-            near != NULL ? "'?" : "");
+            near != NULL ? "'?" : ".");
     return EXIT_STATUS_USAGE;
 }
 
