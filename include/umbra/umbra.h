@@ -265,6 +265,76 @@ UMBRA_API int umbra_inject_msi(struct umbra_vm *vm, uint64_t address, uint32_t d
 UMBRA_API int umbra_inject_nmi(struct umbra_vm *vm, unsigned vcpu,
                                struct umbra_error *error);
 
+/* ---- Hooks and devices of the embedder -------------------------------------------------- */
+
+/** Kinds of access, as bits of a mask. */
+enum umbra_access_kind {
+    UMBRA_PORT_READ = 1 << 0,
+    UMBRA_PORT_WRITE = 1 << 1,
+    UMBRA_MMIO_READ = 1 << 2,
+    UMBRA_MMIO_WRITE = 1 << 3,
+    UMBRA_MSR_READ = 1 << 4,
+    UMBRA_MSR_WRITE = 1 << 5,
+};
+
+/** One access by the guest that left the processor. */
+struct umbra_access {
+    uint32_t size; /**< of this struct */
+    enum umbra_access_kind kind;
+    uint64_t address; /**< port, guest-physical address, or MSR index */
+    uint32_t width;   /**< bytes: 1, 2, 4 or 8 */
+    uint32_t vcpu;
+    uint64_t value; /**< written; or, by the hook, what a read gives */
+};
+
+enum umbra_hook_verdict {
+    UMBRA_HOOK_PASS, /**< go on as if there were no hook (with the value as it is now) */
+    UMBRA_HOOK_HANDLED, /**< done: no device sees it */
+    UMBRA_HOOK_FAULT,   /**< MSRs: raise #GP in the guest; otherwise as HANDLED */
+};
+
+/**
+ * Runs on the vCPU's thread. It may call the memory and interrupt functions for this VM and
+ * umbra_vm_stop(), and nothing else of it.
+ */
+typedef enum umbra_hook_verdict (*umbra_hook_fn)(void *context,
+                                                 struct umbra_access *access);
+
+/**
+ * Have @p fn called for accesses of the kinds in @p kinds that begin in [base, base+length),
+ * before any device. The latest hook comes first. Accesses that KVM completes in the kernel
+ * (its PIC, PIT, IOAPIC and local APIC, doorbells of virtio queues, MSRs of the APIC) do not
+ * leave the processor and are not seen. MSR hooks cannot be added while the VM runs.
+ */
+UMBRA_API int umbra_hook_add(struct umbra_vm *vm, unsigned kinds, uint64_t base,
+                             uint64_t length, umbra_hook_fn fn, void *context,
+                             uint32_t *hook, struct umbra_error *error);
+
+/** Take a hook away; not from inside a hook. When this returns it does not run any more. */
+UMBRA_API int umbra_hook_remove(struct umbra_vm *vm, uint32_t hook,
+                                struct umbra_error *error);
+
+/** A device made of callbacks, on the same contract as umbra's own. */
+struct umbra_device {
+    uint32_t size;    /**< sizeof(struct umbra_device) */
+    const char *name; /**< unique in the VM; copied */
+    bool mmio;        /**< MMIO, otherwise ports */
+    uint64_t base, length;
+    void *context;
+    /** Offsets are within the device; calls are serialised. NULL: reads give all ones. */
+    uint64_t (*read)(void *context, uint64_t offset, unsigned width);
+    void (*write)(void *context, uint64_t offset, unsigned width, uint64_t value);
+    void (*reset)(void *context);   /**< back to power-on state; may be NULL */
+    void (*destroy)(void *context); /**< the VM goes away; may be NULL */
+};
+
+/**
+ * Add a device before umbra_vm_start(). It raises interrupts by umbra_inject_irq() or
+ * umbra_inject_msi(). On failure too its destroy callback has been called.
+ */
+UMBRA_API int umbra_device_add(struct umbra_vm *vm, const struct umbra_device *device,
+                               struct umbra_error *error);
+
 /* ---- Console --------------------------------------------------------------------- */
 
 /** Called with console output, on a thread of the VM; must not block for long nor call

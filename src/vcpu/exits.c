@@ -27,21 +27,34 @@ static void vcpu_unanswered(struct vcpu *vcpu, bool answered)
     }
 }
 
+static void port_access(struct vcpu *vcpu, bool out, uint64_t *value)
+{
+    const struct kvm_run *run = vcpu->run;
+    struct bus *bus = vcpu->set->options.pio;
+    bool fault;
+
+    if (vcpu_hook(vcpu, out ? EXIT_KEY_PORT_OUT : EXIT_KEY_PORT_IN, run->io.port,
+                  run->io.size, value, &fault)) {
+        return;
+    }
+    vcpu_unanswered(vcpu, out ? bus_write(bus, run->io.port, run->io.size, *value)
+                              : bus_read(bus, run->io.port, run->io.size, value));
+}
+
 static enum vcpu_verdict exit_io(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
-    struct bus *bus = vcpu->set->options.pio;
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
     bool out = run->io.direction == KVM_EXIT_IO_OUT;
     uint64_t value = 0;
 
     for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size) {
+        value = 0;
         if (out) {
-            value = 0;
             memcpy(&value, data, run->io.size);
-            vcpu_unanswered(vcpu, bus_write(bus, run->io.port, run->io.size, value));
-        } else {
-            vcpu_unanswered(vcpu, bus_read(bus, run->io.port, run->io.size, &value));
+        }
+        port_access(vcpu, out, &value);
+        if (!out) {
             memcpy(data, &value, run->io.size);
         }
     }
@@ -54,21 +67,27 @@ static enum vcpu_verdict exit_mmio(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
     struct bus *bus = vcpu->set->options.mmio;
+    enum exit_key_kind kind =
+        run->mmio.is_write ? EXIT_KEY_MMIO_WRITE : EXIT_KEY_MMIO_READ;
     unsigned size = run->mmio.len;
     uint64_t value = 0;
+    bool fault;
 
     if (run->mmio.is_write) {
         memcpy(&value, run->mmio.data, sizeof(value));
         if (size < sizeof(value)) {
             value &= (UINT64_C(1) << (8 * size)) - 1;
         }
-        vcpu_unanswered(vcpu, bus_write(bus, run->mmio.phys_addr, size, value));
-    } else {
-        vcpu_unanswered(vcpu, bus_read(bus, run->mmio.phys_addr, size, &value));
+    }
+    if (!vcpu_hook(vcpu, kind, run->mmio.phys_addr, size, &value, &fault)) {
+        vcpu_unanswered(vcpu, run->mmio.is_write
+                                  ? bus_write(bus, run->mmio.phys_addr, size, value)
+                                  : bus_read(bus, run->mmio.phys_addr, size, &value));
+    }
+    if (!run->mmio.is_write) {
         memcpy(run->mmio.data, &value, sizeof(value));
     }
-    vcpu_note(vcpu, run->mmio.is_write ? EXIT_KEY_MMIO_WRITE : EXIT_KEY_MMIO_READ,
-              run->mmio.phys_addr, value, size);
+    vcpu_note(vcpu, kind, run->mmio.phys_addr, value, size);
     return VCPU_GO_ON;
 }
 

@@ -46,6 +46,12 @@ struct vcpu_set_options {
     /* A vCPU met its end: called on its thread, which then waits at the gate. */
     void (*ended)(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
                   const char *reason);
+    /*
+     * Look at an access before the devices do: true when it is done (*value is what a read
+     * gives; *fault asks for #GP on an MSR). Called only while `hooked` is set.
+     */
+    bool (*hook)(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
+                 uint64_t address, unsigned size, uint64_t *value, bool *fault);
     /* A KVM_EXIT_DEBUG (breakpoint, single step); NULL: such an exit is an error. */
     void (*debug)(void *context, struct vcpu *vcpu);
     /* A vCPU's dirty ring is full: make room (vcpu/dirty.h); 0 or -errno. */
@@ -77,6 +83,7 @@ struct vcpu_set {
     pthread_cond_t quiet; /* controllers wait for running to reach 0 */
     atomic_int want;      /* enum vcpu_want; written under lock, read without */
     unsigned running;     /* vCPU threads on this side of the gate */
+    atomic_bool hooked;   /* options.hook wants to see accesses */
     atomic_int only;      /* a vCPU index that alone may pass (single step), or -1 */
 };
 
@@ -107,6 +114,17 @@ void vcpu_kick(struct vcpu *vcpu);
 /* The name of KVM_EXIT_* @reason ("IO", "MMIO", ...). */
 const char *vcpu_exit_name(unsigned reason);
 
+/* Ask the hook, if there is one, about an access; true: it is done. */
+static inline bool vcpu_hook(struct vcpu *vcpu, enum exit_key_kind kind, uint64_t address,
+                             unsigned size, uint64_t *value, bool *fault)
+{
+    struct vcpu_set *set = vcpu->set;
+
+    return atomic_load_explicit(&set->hooked, memory_order_acquire) &&
+           set->options.hook(set->options.context, vcpu, kind, address, size, value,
+                             fault);
+}
+
 /* What a handler answers. */
 enum vcpu_verdict { VCPU_GO_ON, VCPU_ENDED };
 
@@ -128,6 +146,8 @@ int vcpu_arch_capture(struct vcpu *vcpu, struct umbra_error *error);
 int vcpu_arch_reset(struct vcpu *vcpu, struct umbra_error *error);
 /* Raise an NMI; the vCPU is not in KVM_RUN. 0 or -errno. */
 int vcpu_inject_nmi(struct vcpu *vcpu);
+/* Have accesses to the @count MSRs in @list exit (replaces the list before); gate closed. */
+int vcpu_arch_filter_msrs(struct vcpu_set *set, const uint32_t *list, unsigned count);
 /* Handle an exit that the common table does not know. */
 enum vcpu_verdict vcpu_arch_exit(struct vcpu *vcpu, bool *handled);
 /* KVM's emulator gave up on an instruction: complete it or end the run. */

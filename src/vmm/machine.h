@@ -28,6 +28,8 @@ struct machine_events {
     void (*vcpu_ended)(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
                        const char *reason);
     void (*vcpu_debug)(void *context, struct vcpu *vcpu);
+    bool (*hook)(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
+                 uint64_t address, unsigned size, uint64_t *value, bool *fault);
     int (*dirty_ring_full)(void *context);
     void (*ioapic_eoi)(void *context, unsigned vector);
     void (*console_panicked)(void *context);
@@ -73,7 +75,8 @@ int machine_reset(struct machine *machine, struct umbra_error *error);
 void machine_pause_devices(struct machine *machine);
 int machine_resume_devices(struct machine *machine, struct umbra_error *error);
 
-/* Take @device over and put it on the board at @base (kind BOARD_OTHER: not described). */
+/* Take @device over (also on failure) and put it on the board at @place; the kind BOARD_OTHER
+ * is not described to the guest. */
 int machine_place(struct machine *machine, struct device *device,
                   const struct board_device *place, struct umbra_error *error);
 

@@ -16,33 +16,45 @@
 #include "devices/uart16550.h"
 #include "vmm/machine.h"
 
+/* Claim @place for @device on its bus. */
+static int machine_claim(struct machine *machine, struct device *device,
+                         const struct board_device *place)
+{
+    struct bus *bus = place->space == BOARD_PIO ? machine->pio : machine->mmio;
+
+    if (place->size == 0) {
+        return 0;
+    }
+    /* The reset port lies inside the PCI address register (devices/reset_port.h). */
+    return place->kind == BOARD_RESET
+               ? bus_add_nested(bus, place->base, place->size, device, 0)
+               : bus_add(bus, place->base, place->size, device, 0);
+}
+
 int machine_place(struct machine *machine, struct device *device,
                   const struct board_device *place, struct umbra_error *error)
 {
-    struct bus *bus = place->space == BOARD_PIO ? machine->pio : machine->mmio;
     int ret;
 
-    if (machine->device_count == MACHINE_MAX_DEVICES) {
+    if (machine->device_count == MACHINE_MAX_DEVICES ||
+        machine->board.device_count == BOARD_MAX_DEVICES) {
+        ret = error_set(error, UMBRA_ERROR_CONFIG, ENOSPC,
+                        "device %s: the board has no room for more devices", device->id);
         device_destroy(device);
-        return error_set(error, UMBRA_ERROR_CONFIG, ENOSPC,
-                         "more than %d devices in one machine", MACHINE_MAX_DEVICES);
+        return ret;
+    }
+    ret = machine_claim(machine, device, place);
+    if (ret < 0) {
+        ret =
+            error_set(error, UMBRA_ERROR_CONFIG, -ret,
+                      "device %s at 0x%" PRIx64 "+0x%" PRIx64 " overlaps another device",
+                      device->id, place->base, place->size);
+        device_destroy(device);
+        return ret;
     }
     machine->devices[machine->device_count++] = device;
-    if (place->size != 0) {
-        /* The reset port lies inside the PCI address register (devices/reset_port.h). */
-        ret = place->kind == BOARD_RESET
-                  ? bus_add_nested(bus, place->base, place->size, device, 0)
-                  : bus_add(bus, place->base, place->size, device, 0);
-        if (ret < 0) {
-            return error_set(error, UMBRA_ERROR_CONFIG, -ret,
-                             "device %s at 0x%" PRIx64 "+0x%" PRIx64
-                             " overlaps another device",
-                             device->id, place->base, place->size);
-        }
-    }
-    ret = board_add(&machine->board, place->kind, device->id, place->space, place->base,
-                    place->size, place->gsi);
-    return ret < 0 ? error_set(error, UMBRA_ERROR_CONFIG, -ret, "the board is full") : 0;
+    return board_add(&machine->board, place->kind, device->id, place->space, place->base,
+                     place->size, place->gsi);
 }
 
 static struct char_end_config machine_char_end(const struct config_serial *serial,

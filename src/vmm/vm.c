@@ -301,6 +301,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
         .device_event = vm_device_event,
         .vcpu_ended = vm_vcpu_ended,
         .dirty_ring_full = vm_dirty_ring_full,
+        .hook = hooks_access,
         .ioapic_eoi = vm_ioapic_eoi,
         .console_panicked = vm_console_panicked,
     };
@@ -318,6 +319,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "cannot allocate a VM");
     }
     pthread_mutex_init(&vm->control, NULL);
+    hooks_init(&vm->hooks);
     pthread_mutex_init(&vm->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -564,6 +566,7 @@ void umbra_vm_destroy(struct umbra_vm *vm)
     }
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
+    hooks_fini(&vm->hooks);
     pthread_mutex_destroy(&vm->control);
     free(vm);
 }

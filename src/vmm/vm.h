@@ -15,6 +15,7 @@
 
 #include <umbra/umbra.h>
 
+#include "vmm/hooks.h"
 #include "vmm/machine.h"
 
 enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED, VM_ENDED };
@@ -30,6 +31,7 @@ struct vm_end {
 struct umbra_vm {
     struct umbra_config *config;
     struct machine machine;
+    struct hooks hooks;
 
     pthread_mutex_t control;
     struct irq_line injected[IRQ_GSI_COUNT]; /* the embedder's lines; under control */

@@ -4,9 +4,12 @@
  * (KVM_CAP_X86_USER_SPACE_MSR), is logged once an MSR, and raises #GP in the guest, which
  * is what a processor without that MSR does.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <linux/kvm.h>
+#include <sys/ioctl.h>
 
+#include "vcpu/x86_64/state.h"
 #include "vcpu/x86_64/x86.h"
 
 static bool msr_first_time(struct vcpu_x86 *x86, uint32_t index)
@@ -23,33 +26,86 @@ static bool msr_first_time(struct vcpu_x86 *x86, uint32_t index)
     return true;
 }
 
+int vcpu_arch_filter_msrs(struct vcpu_set *set, const uint32_t *list, unsigned count)
+{
+    /* One range of one MSR each: a clear bit denies, and a denied access exits. */
+    static uint8_t deny[8];
+    struct kvm_msr_filter filter = { .flags = KVM_MSR_FILTER_DEFAULT_ALLOW };
+
+    if (count > KVM_MSR_FILTER_MAX_RANGES) {
+        return -ENOSPC;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        filter.ranges[i] = (struct kvm_msr_filter_range){
+            .flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+            .nmsrs = 1,
+            .base = list[i],
+            .bitmap = deny,
+        };
+    }
+    return ioctl(set->options.vm_fd, KVM_X86_SET_MSR_FILTER, &filter) < 0 ? -errno : 0;
+}
+
+/* An access that the filter took from KVM and no hook wanted: do what KVM would have done. */
+static int msr_pass(struct vcpu *vcpu, bool write)
+{
+    struct kvm_run *run = vcpu->run;
+    uint64_t value = 0;
+    int ret;
+
+    if (write) {
+        return vcpu_msr_set(vcpu, run->msr.index, run->msr.data);
+    }
+    ret = vcpu_msr_get(vcpu, run->msr.index, &value);
+    run->msr.data = value;
+    return ret;
+}
+
+static void msr_log_refusal(struct vcpu *vcpu, bool write)
+{
+    const struct kvm_run *run = vcpu->run;
+
+    if (!msr_first_time(vcpu->arch, run->msr.index)) {
+        return;
+    }
+    if (write) {
+        log_info(vcpu->set->options.log,
+                 "vcpu%u: WRMSR 0x%" PRIx32 " of 0x%" PRIx64
+                 " refused by KVM (%s): raised #GP; further ones are not logged",
+                 vcpu->index, run->msr.index, (uint64_t)run->msr.data,
+                 run->msr.reason == KVM_MSR_EXIT_REASON_UNKNOWN ? "unknown MSR"
+                                                                : "invalid value");
+    } else {
+        log_info(vcpu->set->options.log,
+                 "vcpu%u: RDMSR 0x%" PRIx32
+                 " refused by KVM: raised #GP; further ones are not logged",
+                 vcpu->index, run->msr.index);
+    }
+}
+
 enum vcpu_verdict vcpu_exit_msr(struct vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
     bool write = run->exit_reason == KVM_EXIT_X86_WRMSR;
-    uint32_t index = run->msr.index;
+    enum exit_key_kind kind = write ? EXIT_KEY_MSR_WRITE : EXIT_KEY_MSR_READ;
+    uint64_t value = write ? run->msr.data : 0;
+    bool fault = false;
 
+    if (vcpu_hook(vcpu, kind, run->msr.index, 8, &value, &fault)) {
+        run->msr.data = value;
+        run->msr.error = fault;
+    } else if (run->msr.reason == KVM_MSR_EXIT_REASON_FILTER) {
+        run->msr.data = value;
+        run->msr.error = msr_pass(vcpu, write) < 0;
+    } else {
+        run->msr.error = 1;
+        msr_log_refusal(vcpu, write);
+    }
     vcpu->detail = (struct exit_detail){
-        .kind = write ? EXIT_KEY_MSR_WRITE : EXIT_KEY_MSR_READ,
-        .key = index,
+        .kind = kind,
+        .key = run->msr.index,
         .value = run->msr.data,
         .size = 8,
     };
-    run->msr.error = 1;
-    if (msr_first_time(vcpu->arch, index)) {
-        if (write) {
-            log_info(vcpu->set->options.log,
-                     "vcpu%u: WRMSR 0x%" PRIx32 " of 0x%" PRIx64
-                     " refused by KVM (%s): raised #GP; further ones are not logged",
-                     vcpu->index, index, (uint64_t)run->msr.data,
-                     run->msr.reason == KVM_MSR_EXIT_REASON_UNKNOWN ? "unknown MSR"
-                                                                    : "invalid value");
-        } else {
-            log_info(vcpu->set->options.log,
-                     "vcpu%u: RDMSR 0x%" PRIx32
-                     " refused by KVM: raised #GP; further ones are not logged",
-                     vcpu->index, index);
-        }
-    }
     return VCPU_GO_ON;
 }

@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/* The embedder's hooks on ports, MMIO and MSRs of one VM. */
+#ifndef VMM_HOOKS_H
+#define VMM_HOOKS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <umbra/umbra.h>
+
+#include "vcpu/vcpu.h"
+
+enum { HOOKS_MAX = 64 };
+
+struct hook {
+    uint32_t id;
+    unsigned kinds; /* 0: a free place */
+    uint64_t base, length;
+    umbra_hook_fn fn;
+    void *context;
+};
+
+struct hooks {
+    pthread_rwlock_t lock; /* read while a hook runs, so removal waits for it */
+    struct hook list[HOOKS_MAX];
+    unsigned count;
+    uint32_t next_id;
+};
+
+void hooks_init(struct hooks *hooks);
+void hooks_fini(struct hooks *hooks);
+
+/* vcpu_set_options.hook: context is the VM. */
+bool hooks_access(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
+                  uint64_t address, unsigned size, uint64_t *value, bool *fault);
+
+#endif
