@@ -15,7 +15,7 @@
 struct char_end;
 struct disk;
 
-struct virtio_blk_config {
+struct virtio_blk_options {
     const char *id;
     const char *serial;  /* up to 20 bytes; NULL: the id */
     unsigned queues;     /* 0: 1 */
@@ -24,7 +24,7 @@ struct virtio_blk_config {
 };
 /* Takes @disk over, also on failure. */
 int virtio_blk_create(const struct device_env *env,
-                      const struct virtio_blk_config *config, struct disk *disk,
+                      const struct virtio_blk_options *config, struct disk *disk,
                       struct virtio_device **device, struct umbra_error *error);
 /* Look at the back end's size again and tell the guest. Any thread, no lock held. */
 int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error);

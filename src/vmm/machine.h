@@ -20,6 +20,8 @@
 #include "vmm/console.h"
 #include "vmm/kvm.h"
 
+struct virtio_device;
+
 enum { MACHINE_MAX_DEVICES = 128, MACHINE_SERIAL_PORTS = 4 };
 
 /* What the machine tells its VM. */
@@ -82,6 +84,11 @@ int machine_place(struct machine *machine, struct device *device,
 
 /* The parts list (machine_devices.c): create and place every device of the config. */
 int machine_create_devices(struct machine *machine, struct umbra_error *error);
+/* The virtio part of it (machine_virtio.c). */
+int machine_create_virtio(struct machine *machine, struct umbra_error *error);
+/* Give @vdev the transport that the config chose, and its place; taken over. */
+int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
+                       struct umbra_error *error);
 /* Give the PCI BARs their addresses: after creation and each reset. */
 int machine_assign_bars(struct machine *machine, struct umbra_error *error);
 

@@ -272,6 +272,9 @@ int machine_create_devices(struct machine *machine, struct umbra_error *error)
         ret = machine_add_pm(machine, error);
     }
     if (ret == 0) {
+        ret = machine_create_virtio(machine, error);
+    }
+    if (ret == 0) {
         ret = machine_assign_bars(machine, error);
     }
     return ret;

@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/* The machine's virtio devices: back end, device and transport for each the config names. */
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "virtio/disk.h"
+#include "virtio/registry.h"
+#include "virtio/transport.h"
+#include "vmm/machine.h"
+
+enum { VIRTIO_MMIO_STRIDE = 0x1000, VIRTIO_MMIO_GSIS = 4 };
+
+/* Behind PCI, or at the next free address of the board. */
+static int machine_add_virtio_mmio(struct machine *machine, struct virtio_device *vdev,
+                                   struct umbra_error *error)
+{
+    struct board_device place = { .kind = BOARD_VIRTIO_MMIO,
+                                  .space = BOARD_MMIO,
+                                  .size = VIRTIO_MMIO_SIZE };
+    struct device *device;
+    unsigned index = 0;
+    int ret;
+
+    for (unsigned i = 0; i < machine->board.device_count; i++) {
+        index += machine->board.devices[i].kind == BOARD_VIRTIO_MMIO;
+    }
+    place.base = BOARD_VIRTIO_BASE + (uint64_t)index * VIRTIO_MMIO_STRIDE;
+    place.gsi = BOARD_VIRTIO_GSI + (int)(index % VIRTIO_MMIO_GSIS);
+    ret = virtio_mmio_create(&machine->env, (unsigned)place.gsi, vdev, &device, error);
+    if (ret == 0) {
+        ret = machine_place(machine, device, &place, error);
+    }
+    if (ret == 0) {
+        virtio_mmio_placed(device, place.base);
+    }
+    return ret;
+}
+
+int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
+                       struct umbra_error *error)
+{
+    static const struct board_device nowhere = { .kind = BOARD_OTHER,
+                                                 .space = BOARD_MMIO,
+                                                 .gsi = -1 };
+    struct pci_function *function;
+    int ret;
+
+    if (machine->config->virtio_mmio) {
+        return machine_add_virtio_mmio(machine, vdev, error);
+    }
+    ret = virtio_pci_create(&machine->env, vdev, &function, error);
+    if (ret == 0) {
+        ret = machine_place(machine, &function->device, &nowhere, error);
+    }
+    return ret == 0 ? pci_host_add(machine->pci, function, 0, error) : ret;
+}
+
+/* ---- Disks ---------------------------------------------------------------------------- */
+
+static int machine_open_disk(struct machine *machine, const struct config_disk *config,
+                             struct disk **disk, struct umbra_error *error)
+{
+    const struct disk_file_options file = {
+        .path = config->path,
+        .readonly = config->readonly || config->overlay != CONFIG_OVERLAY_NONE,
+        .direct = config->direct,
+        .block_size = config->block_size,
+        .physical_block_size = config->physical_block_size,
+    };
+
+    switch (config->backend) {
+    case CONFIG_DISK_FILE:
+        return disk_file_open(&file, machine->log, disk, error);
+    default:
+        return error_set(error, UMBRA_ERROR_CONFIG, ENOTSUP,
+                         "disk %s: this back end is not there", config->path);
+    }
+}
+
+static int machine_add_disk(struct machine *machine, unsigned index,
+                            struct umbra_error *error)
+{
+    const struct config_disk *config = &machine->config->disks[index];
+    struct virtio_blk_options options = {
+        .serial = config->serial,
+        .queues = config->queues,
+        .queue_size = config->queue_size,
+        .poll = config->poll,
+    };
+    struct virtio_device *vdev;
+    struct disk *disk;
+    char id[32];
+    int ret;
+
+    snprintf(id, sizeof(id), "disk%u", index);
+    options.id = config->id != NULL ? config->id : id;
+    ret = machine_open_disk(machine, config, &disk, error);
+    if (ret == 0) {
+        ret = virtio_blk_create(&machine->env, &options, disk, &vdev, error);
+    }
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+}
+
+static int machine_add_rng(struct machine *machine, struct umbra_error *error)
+{
+    struct virtio_device *vdev;
+    int ret =
+        virtio_rng_create(&machine->env, "rng", machine->config->rng_rate, &vdev, error);
+
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+}
+
+int machine_create_virtio(struct machine *machine, struct umbra_error *error)
+{
+    int ret = 0;
+
+    for (unsigned i = 0; ret == 0 && i < machine->config->disk_count; i++) {
+        ret = machine_add_disk(machine, i, error);
+    }
+    if (ret == 0 && machine->config->rng) {
+        ret = machine_add_rng(machine, error);
+    }
+    return ret;
+}
