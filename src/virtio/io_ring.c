@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/util.h"
 
@@ -43,8 +45,10 @@ int io_ring_start(struct io_ring *ring)
         io_uring_register_files(&ring->uring, ring->files, ring->file_count) != 0) {
         ring->file_count = 0; /* plain descriptors do as well */
     }
-    ret = io_uring_enable_rings(&ring->uring);
-    return ret < 0 ? ret : 0;
+    /* liburing 2.3 declares io_uring_enable_rings() but does not export it. */
+    ret = (int)syscall(__NR_io_uring_register, ring->uring.ring_fd,
+                       IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+    return ret < 0 ? -errno : 0;
 }
 
 void io_ring_fini(struct io_ring *ring)
