@@ -115,7 +115,7 @@ static void s5_search(const struct acpi_header *dsdt)
     const uint8_t *aml = (const uint8_t *)dsdt;
     uint32_t i, at;
 
-    for (i = sizeof(*dsdt); i + 16 < dsdt->length; i++) {
+    for (i = sizeof(*dsdt); i + 9 < dsdt->length; i++) {
         if (memcmp(aml + i, "_S5_", 4) != 0 || aml[i + 4] != 0x12) /* PackageOp */
             continue;
         if (aml[i - 1] != 0x08 &&
@@ -126,6 +126,8 @@ static void s5_search(const struct acpi_header *dsdt)
         at += 1;                   /* NumElements */
         if (aml[at] == 0x0a)       /* BytePrefix; else ZeroOp or OneOp */
             at++;
+        if (at >= dsdt->length)
+            return;
         acpi.s5_type = aml[at] & 7;
         acpi.has_s5 = true;
         return;

@@ -85,9 +85,13 @@ static void show_acpi(void)
 
 static void show_processor(void)
 {
-    char name[49] = { 0 }, host[13] = { 0 };
-    struct cpuid r;
+    char name[49] = { 0 }, maker[13] = { 0 }, host[13] = { 0 };
+    struct cpuid r = cpuid_read(0, 0);
     unsigned i;
+
+    memcpy(maker, &r.ebx, 4);
+    memcpy(maker + 4, &r.edx, 4);
+    memcpy(maker + 8, &r.ecx, 4);
 
     for (i = 0; cpuid_read(0x80000000, 0).eax >= 0x80000004 && i < 3; i++) {
         r = cpuid_read(0x80000002 + i, 0);
@@ -97,7 +101,7 @@ static void show_processor(void)
         r = cpuid_read(0x40000000, 0);
         memcpy(host, &r.ebx, 12);
     }
-    print("\nProcessors: %s%s%s\n", name[0] ? name : "unnamed", host[0] ? ", under " : "",
+    print("\nProcessors: %s%s%s\n", name[0] ? name : maker, host[0] ? ", under " : "",
           host);
     print("  %-22s %lu MHz\n", "time stamp counter", tsc_hz / 1000000);
 }
@@ -141,12 +145,14 @@ static void finish(void)
 
 int guest_main(int argc, char **argv)
 {
+    int i;
+
     acpi_init();
     time_init();
     print("\numbra demo: a guest of our own, started by %s in 32-bit mode\n",
           boot.protocol == BOOT_PVH ? "PVH" : "multiboot");
-    if (boot.command_line[0])
-        print("  %-22s %s\n", "command line", boot.command_line);
+    for (i = 0; i < argc; i++)
+        print("  %-22s %s\n", i ? "" : "arguments", argv[i]);
     show_memory();
     check_memory();
     show_acpi();

@@ -104,6 +104,8 @@ static void pvh_parse(const struct pvh_info *info)
 /* Some multiboot loaders put the kernel's file name before the arguments. */
 static bool word_is_file(const char *word)
 {
+    if (*word == '(') /* a boot device, or "(embedded)" */
+        return true;
     for (; *word && *word != '='; word++)
         if (*word == '/' || strcmp(word, ".elf") == 0)
             return true;
