@@ -67,20 +67,6 @@ static void reset_keyboard(void)
     CHECK(i8042_command(0xfe)); /* pulse output line 0 */
 }
 
-/* CMOS memory outlives a reset: the second time round, power off. */
-static void reset_once(void)
-{
-    unsigned first = rtc_register(0x50) != 0xa7;
-
-    print("%s time\n", first ? "first" : "second");
-    if (!first) {
-        rtc_set_register(0x50, 0);
-        poweroff();
-    }
-    rtc_set_register(0x50, 0xa7);
-    reset_port();
-}
-
 static const struct {
     const char *name;
     void (*run)(void);
@@ -90,7 +76,6 @@ static const struct {
     { "cli-hlt", cpu_stop },      { "panic", panic },
     { "poweroff", poweroff },     { "reset-port", reset_port },
     { "reset-acpi", reset_acpi }, { "reset-keyboard", reset_keyboard },
-    { "reset-once", reset_once },
 };
 
 int guest_main(int argc, char **argv)

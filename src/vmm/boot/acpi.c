@@ -241,7 +241,8 @@ static void acpi_madt(struct acpi_block *block)
 
     acpi_begin(block, ACPI_MADT, ACPI_HEADER_SIZE);
     store_le32(fixed, BOARD_LAPIC_BASE);
-    store_le32(fixed + 4, PCAT_COMPAT);
+    /* The pair of 8259s: a split irqchip has none. */
+    store_le32(fixed + 4, board->split_irqchip ? 0 : PCAT_COMPAT);
     aml_bytes(&block->aml, fixed, sizeof(fixed));
     for (unsigned i = 0; i < board->cpus; i++) {
         acpi_madt_processor(block, i, board->apic_ids[i]);

@@ -70,6 +70,7 @@ static void madt_parse(const struct acpi_header *madt)
     unsigned at = 44, irq;
 
     acpi.lapic = field(madt, 36, 4);
+    acpi.has_8259 = field(madt, 40, 4) & 1; /* PCAT_COMPAT */
     while (at + 2 <= madt->length) {
         unsigned type = (unsigned)field(madt, at, 1),
                  size = (unsigned)field(madt, at + 1, 1);

@@ -49,16 +49,25 @@ static void report_ticks(const char *name, unsigned vector, unsigned ticks)
         demo_line(name, false, "no interrupts");
 }
 
-static void try_pit(void)
+static void try_pic(void)
 {
     interrupt_set(VECTOR_PIC, pic_tick);
     lapic_pic_route(true);
     pic_mask(0, false);
-    pit_start(500);
     report_ticks("PIT, 8259", VECTOR_PIC, 5);
     pic_mask(0, true);
     lapic_pic_route(false);
+}
 
+static void try_pit(void)
+{
+    if (!pit_present()) {
+        demo_line("PIT", true, "none");
+        return;
+    }
+    pit_start(500);
+    if (acpi.has_8259)
+        try_pic();
     interrupt_set(TICK_VECTOR, interrupt_count);
     isa_route(0, TICK_VECTOR);
     report_ticks("PIT, I/O APIC", TICK_VECTOR, 5);

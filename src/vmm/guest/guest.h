@@ -229,6 +229,8 @@ void time_init(void);
 extern uint64_t tsc_hz;
 uint64_t time_us(void); /* since time_init() */
 void time_delay(unsigned us);
+/* Does the PIT's counter move? */
+bool pit_present(void);
 /* Channel 0 at @hz on IRQ 0; 0 stops it. */
 void pit_start(unsigned hz);
 /* With interrupts on, wait until *@counter is at least @target; false after @ms. */
@@ -265,6 +267,7 @@ struct acpi {
     unsigned cpu_count;
     uint32_t apic_ids[MAX_CPUS];
     uint64_t lapic, ioapic;
+    bool has_8259;
     uint32_t isa_gsi[16];
     uint16_t isa_flags[16];
     uint64_t ecam; /* 0: none */

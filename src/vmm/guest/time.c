@@ -45,6 +45,18 @@ static uint64_t measure(uint32_t (*read)(void), uint32_t mask, uint32_t hz)
     return (end - begin) * hz / ticks;
 }
 
+bool pit_present(void)
+{
+    uint32_t first, i;
+
+    pit_start(20);
+    first = pit_read();
+    for (i = 0; i < 1000; i++)
+        if (pit_read() != first)
+            return true;
+    return false;
+}
+
 void pit_start(unsigned hz)
 {
     unsigned count = hz ? (PIT_HZ + hz / 2) / hz : 0;
