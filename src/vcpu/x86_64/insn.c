@@ -42,7 +42,7 @@ int insn_engine_create(struct insn_engine **engine)
         ZydisDecoderInit(&e->decoder[i], decoder_modes[i].mode, decoder_modes[i].stack);
     formatter_init(&e->formatter);
     e->host_features = insn_host_features();
-    insn_xsave_probe(e);
+    insn_image_probe(e);
     error = insn_native_create(e);
     if (error)
         goto fail;

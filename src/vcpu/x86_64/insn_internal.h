@@ -31,6 +31,8 @@
 #define RFLAGS_AC         UINT64_C(0x40000)
 #define RFLAGS_ARITHMETIC UINT64_C(0x8d5) /* CF PF AF ZF SF OF */
 
+#define MXCSR_DEFAULT 0x1f80u /* all exceptions masked */
+
 enum insn_vector {
     VECTOR_DB = 1,
     VECTOR_BP = 3,
@@ -66,9 +68,10 @@ enum {
     IMAGE_XMM = 160,
     IMAGE_HEADER = 512, /* XSTATE_BV, XCOMP_BV */
     IMAGE_EXTENDED = 576,
+    IMAGE_LEGACY_END = 416, /* of the 512 bytes: what the processor uses */
 };
 
-struct insn_native; /* see insn_native.c */
+struct insn_native;
 
 /* Where CPUID leaf 0xD puts a state component. */
 struct insn_component {
@@ -137,13 +140,55 @@ int insn_access_result(struct insn_run *run, int error, const struct insn_fault 
  * is how many there are. INSN_FAULTED only when none can be fetched beyond @count. */
 int insn_fetch(struct insn_run *run, size_t count, size_t *length);
 
-/* ---- insn_native.c, insn_rewrite.c, insn_host.c ---- */
+/* ---- insn_native.c ---- */
+
+/* Run the decoded instruction on the host's processor. */
+int insn_native_run(struct insn_run *run);
+
+/* ---- insn_thunk.c ---- */
+
+/*
+ * One memfd: code pages, mapped readable and executable and, elsewhere, readable and
+ * writable; so no mapping is ever both writable and executable. The page that holds the
+ * memory operand follows the executable mapping, within reach of RIP-relative addressing.
+ */
+struct insn_native {
+    uint8_t *exec;       /* the code, then the operand's page */
+    uint8_t *data;       /* the operand */
+    uint8_t *code;       /* the writable alias */
+    uint8_t *guest_area; /* XSAVE areas */
+    uint8_t *host_area;
+    size_t area_size;
+    uint64_t components; /* of XSTATE_NATIVE: what this host has */
+};
+
+/* What the entry routine loads and stores; offsets are spelled out in the assembly. */
+struct insn_frame {
+    uint64_t gpr[INSN_GPR_COUNT]; /* 0; RSP is left alone */
+    uint64_t flags;               /* 128 */
+    const void *code;             /* 136 */
+    uint64_t components;          /* 144: state to switch, 0: none */
+    void *guest_area;             /* 152 */
+    void *host_area;              /* 160 */
+};
 
 int insn_native_create(struct insn_engine *engine);
 void insn_native_destroy(struct insn_native *native);
 
-/* Run the decoded instruction on the host's processor. */
-int insn_native_run(struct insn_run *run);
+struct insn_rewrite;
+
+/* The executable address of @rewrite's code, written now unless it is there already. */
+const uint8_t *insn_native_place(struct insn_native *native,
+                                 struct insn_rewrite *rewrite);
+
+/*
+ * Switch to the frame's registers, call its code, store the registers, switch back. The
+ * stack stays the host's throughout, so that a signal may arrive at any point; the
+ * direction flag, alignment check and trap flag are never the guest's.
+ */
+void insn_native_enter(struct insn_frame *frame);
+
+/* ---- insn_rewrite.c ---- */
 
 /* What insn_rewrite() found out about an instruction that may run natively. */
 struct insn_rewrite {
@@ -159,6 +204,8 @@ struct insn_rewrite {
  */
 int insn_rewrite(const struct insn_run *run, struct insn_rewrite *rewrite);
 
+/* ---- insn_host.c ---- */
+
 enum insn_unit {
     INSN_UNIT_NONE,    /* not for native execution */
     INSN_UNIT_INTEGER, /* general registers and arithmetic flags only */
@@ -173,10 +220,10 @@ enum insn_unit insn_host_unit(const struct insn_engine *engine,
                               const ZydisDecodedInstruction *insn, bool *present);
 uint64_t insn_host_features(void); /* what insn_host_unit() compares with */
 
-/* ---- insn_xsave.c ---- */
+/* ---- insn_image.c ---- */
 
-void insn_xsave_probe(
-    struct insn_engine *engine); /* component[], host_xcr0, mxcsr_mask */
+/* Fill component[], host_xcr0 and mxcsr_mask. */
+void insn_image_probe(struct insn_engine *engine);
 
 /* Make run->image available: components that XSTATE_BV says are initial hold their
  * initial values in memory too. */
@@ -187,6 +234,16 @@ int insn_xcr0_load(struct insn_run *run);
 
 /* The exception due before an x87/MMX, SSE or AVX instruction may run. */
 int insn_fpu_check(struct insn_run *run, enum insn_unit unit);
+
+/* Of the loaded image: which components are in use (XSTATE_BV); whether it holds component
+ * @i; give that its initial configuration; note that those of @mask changed, and which of
+ * them are now in use. */
+uint64_t insn_image_used(const struct insn_run *run);
+bool insn_image_holds(const struct insn_run *run, unsigned i);
+void insn_image_initialize(struct insn_run *run, unsigned i);
+void insn_image_changed(struct insn_run *run, uint64_t mask, uint64_t used);
+
+/* ---- insn_xsave.c ---- */
 
 int insn_fxsave(struct insn_run *run);
 int insn_fxrstor(struct insn_run *run);

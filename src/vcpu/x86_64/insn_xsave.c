@@ -1,162 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* Completing the instructions that move FPU state as a whole, and access to its image. */
-#include <cpuid.h>
-
+/* Completing the instructions that move FPU state as a whole. */
 #include "base/util.h"
 #include "vcpu/x86_64/insn_internal.h"
 
 #define MSR_IA32_XSS 0xda0
-
-#define MXCSR_DEFAULT      0x1f80u
-#define MXCSR_MASK_DEFAULT 0xffbfu /* when FXSAVE leaves 0 (SDM volume 1, 11.6.6) */
-#define FCW_DEFAULT        0x37f
 
 #define XCOMP_COMPACT (UINT64_C(1) << 63)
 #define XSTATE_FP     (XSTATE_X87 | XSTATE_SSE | XSTATE_AVX)
 #define XSTATE_BNDS   UINT64_C(0x18)
 #define XSTATE_TILES  UINT64_C(0x60000)
 
-#define LEGACY_SIZE 416 /* of the 512 bytes: what the processor uses */
-#define MXCSR_SIZE  8   /* MXCSR and its mask */
-
-static uint64_t host_xgetbv(void)
-{
-    uint32_t low, high;
-
-    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (uint64_t)high << 32 | low;
-}
-
-void insn_xsave_probe(struct insn_engine *engine)
-{
-    _Alignas(16) uint8_t fxsave[512] = { 0 };
-    uint32_t eax, ebx, ecx, edx;
-
-    __asm__ volatile("fxsave64 %0" : "=m"(fxsave));
-    engine->mxcsr_mask = load_le32(fxsave + IMAGE_MXCSR_MASK);
-    if (!engine->mxcsr_mask)
-        engine->mxcsr_mask = MXCSR_MASK_DEFAULT;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE))
-        return;
-    engine->host_xcr0 = host_xgetbv();
-    for (unsigned i = 2; i < ARRAY_SIZE(engine->component); i++) {
-        struct insn_component *component = &engine->component[i];
-
-        if (!(engine->host_xcr0 >> i & 1) ||
-            !__get_cpuid_count(0xd, i, &eax, &ebx, &ecx, &edx))
-            continue;
-        component->size = eax;
-        component->offset = ebx;
-        component->supervisor = ecx & 1;
-        component->align64 = ecx & 2;
-    }
-}
-
-/* Whether component @i lies within the image that was loaded. */
-static bool image_holds(const struct insn_run *run, unsigned i)
-{
-    const struct insn_component *c = &run->engine->component[i];
-
-    return i < 2 || (c->size && !c->supervisor && c->offset >= IMAGE_EXTENDED &&
-                     (size_t)c->offset + c->size <= run->image_size);
-}
-
-static uint64_t image_components(const struct insn_run *run)
-{
-    return load_le64(run->image + IMAGE_HEADER);
-}
-
-/* Give component @i its initial configuration (SDM volume 1, 13.6). */
-static void image_initialize(struct insn_run *run, unsigned i)
-{
-    const struct insn_component *c = &run->engine->component[i];
-
-    if (i == 0) {
-        memset(run->image, 0, IMAGE_MXCSR);
-        store_le16(run->image + IMAGE_FCW, FCW_DEFAULT);
-        memset(run->image + IMAGE_ST, 0, IMAGE_XMM - IMAGE_ST);
-    } else if (i == 1) {
-        memset(run->image + IMAGE_XMM, 0, LEGACY_SIZE - IMAGE_XMM);
-    } else if (image_holds(run, i)) {
-        memset(run->image + c->offset, 0, c->size);
-    }
-}
-
-int insn_image_load(struct insn_run *run)
-{
-    void *image;
-    uint64_t used;
-
-    if (run->image)
-        return INSN_CONTINUE;
-    if (run->ops->fpu_load(run->context, &image, &run->image_size) ||
-        run->image_size < IMAGE_EXTENDED)
-        return INSN_GIVE_UP;
-    run->image = image;
-    used = image_components(run);
-    for (unsigned i = 0; i < ARRAY_SIZE(run->engine->component); i++) {
-        if (!(used >> i & 1))
-            image_initialize(run, i);
-    }
-    return INSN_CONTINUE;
-}
-
-/* Note which components changed to what: @mask of them, of which @used are not initial.
- */
-static void image_changed(struct insn_run *run, uint64_t mask, uint64_t used)
-{
-    used = (image_components(run) & ~mask) | (used & mask);
-    if (load_le32(run->image + IMAGE_MXCSR) != MXCSR_DEFAULT)
-        used |= XSTATE_SSE; /* or KVM would not take MXCSR over */
-    store_le64(run->image + IMAGE_HEADER, used);
-    run->cpu->fpu_changed = true;
-}
-
-int insn_xcr0_load(struct insn_run *run)
-{
-    if (run->xcr0_loaded || !run->ops->xcr0_load)
-        return INSN_CONTINUE;
-    if (run->ops->xcr0_load(run->context, &run->cpu->xcr0))
-        return INSN_GIVE_UP;
-    run->xcr0_loaded = true;
-    return INSN_CONTINUE;
-}
-
-int insn_fpu_check(struct insn_run *run, enum insn_unit unit)
-{
-    const struct insn_cpu *cpu = run->cpu;
-    uint64_t needs = XSTATE_SSE | XSTATE_AVX;
-
-    switch (unit) {
-    case INSN_UNIT_X87:
-        if (run->insn.mnemonic == ZYDIS_MNEMONIC_FWAIT)
-            return (cpu->cr0 & CR0_TS) && (cpu->cr0 & CR0_MP) ? insn_fault(run, VECTOR_NM)
-                                                              : INSN_CONTINUE;
-        if (cpu->cr0 & CR0_EM)
-            return insn_fault(run, run->insn.meta.isa_set == ZYDIS_ISA_SET_PENTIUMMMX
-                                       ? VECTOR_UD
-                                       : VECTOR_NM);
-        break;
-    case INSN_UNIT_SSE:
-        if ((cpu->cr0 & CR0_EM) || !(cpu->cr4 & CR4_OSFXSR))
-            return insn_fault(run, VECTOR_UD);
-        break;
-    case INSN_UNIT_AVX512:
-        needs |= XSTATE_AVX512;
-        __attribute__((fallthrough));
-    case INSN_UNIT_AVX:
-        if (!insn_protected(cpu) || !(cpu->cr4 & CR4_OSXSAVE))
-            return insn_fault(run, VECTOR_UD);
-        if (insn_xcr0_load(run))
-            return INSN_GIVE_UP;
-        if ((cpu->xcr0 & needs) != needs)
-            return insn_fault(run, VECTOR_UD);
-        break;
-    default:
-        return INSN_CONTINUE;
-    }
-    return cpu->cr0 & CR0_TS ? insn_fault(run, VECTOR_NM) : INSN_CONTINUE;
-}
+#define MXCSR_SIZE 8 /* MXCSR and its mask */
 
 /* How much of component @i this mode sees: outside 64-bit mode registers 8 and up stay.
  */
@@ -171,7 +25,8 @@ static size_t component_span(const struct insn_run *run, unsigned i)
 
 static size_t xmm_span(const struct insn_run *run)
 {
-    return run->bits == 64 ? LEGACY_SIZE - IMAGE_XMM : (LEGACY_SIZE - IMAGE_XMM) / 2;
+    return run->bits == 64 ? IMAGE_LEGACY_END - IMAGE_XMM
+                           : (IMAGE_LEGACY_END - IMAGE_XMM) / 2;
 }
 
 /* Whether FIP and FDP are 64 bits wide in memory. */
@@ -282,7 +137,7 @@ int insn_fxsave(struct insn_run *run)
 
 int insn_fxrstor(struct insn_run *run)
 {
-    uint8_t legacy[LEGACY_SIZE];
+    uint8_t legacy[IMAGE_LEGACY_END];
     uint64_t address;
     int result = fxsave_check(run);
 
@@ -296,7 +151,7 @@ int insn_fxrstor(struct insn_run *run)
         return result;
     legacy_x87_load(run, legacy);
     memcpy(run->image + IMAGE_XMM, legacy + IMAGE_XMM, xmm_span(run));
-    image_changed(run, XSTATE_X87 | XSTATE_SSE, XSTATE_X87 | XSTATE_SSE);
+    insn_image_changed(run, XSTATE_X87 | XSTATE_SSE, XSTATE_X87 | XSTATE_SSE);
     return INSN_CONTINUE;
 }
 
@@ -335,7 +190,7 @@ static int xsave_plan(struct insn_run *run, enum insn_access access,
     if (result)
         return result;
     for (unsigned i = 2; i < ARRAY_SIZE(run->engine->component); i++) {
-        if ((plan->components >> i & 1) && !image_holds(run, i))
+        if ((plan->components >> i & 1) && !insn_image_holds(run, i))
             return INSN_GIVE_UP;
     }
     return INSN_CONTINUE;
@@ -416,7 +271,7 @@ int insn_xsave(struct insn_run *run)
     result = xsave_plan(run, INSN_WRITE, &plan);
     if (result)
         return result;
-    used = image_components(run) & plan.components;
+    used = insn_image_used(run) & plan.components;
     written = plan.optimize ? used : plan.components;
     format = plan.compact ? XCOMP_COMPACT | plan.components : 0;
     /* The compacted form keeps MXCSR with SSE; the standard one writes it for AVX too. */
@@ -466,7 +321,7 @@ static int xrstor_legacy(struct insn_run *run, const struct xsave_plan *plan,
     if (from_memory & XSTATE_X87)
         legacy_x87_load(run, legacy);
     else if (plan->components & XSTATE_X87)
-        image_initialize(run, 0);
+        insn_image_initialize(run, 0);
     if (from_memory & XSTATE_SSE)
         memcpy(run->image + IMAGE_XMM, legacy + IMAGE_XMM, xmm_span(run));
     else if (plan->components & XSTATE_SSE)
@@ -508,8 +363,8 @@ int insn_xrstor(struct insn_run *run)
         return result;
     /* Outside 64-bit mode upper registers stay, and may be in use. */
     if (run->bits != 64)
-        used |= image_components(run);
-    image_changed(run, plan.components, used);
+        used |= insn_image_used(run);
+    insn_image_changed(run, plan.components, used);
     return INSN_CONTINUE;
 }
 
@@ -532,7 +387,7 @@ int insn_xgetbv(struct insn_run *run)
         result = insn_image_load(run);
         if (result)
             return result;
-        value &= image_components(run);
+        value &= insn_image_used(run);
     }
     cpu->gpr[INSN_RAX] = value & 0xffffffff;
     cpu->gpr[INSN_RDX] = value >> 32;
@@ -592,6 +447,6 @@ int insn_mxcsr(struct insn_run *run)
         result = mxcsr_load(run, load_le32(value));
     if (result)
         return result;
-    image_changed(run, 0, 0);
+    insn_image_changed(run, 0, 0);
     return INSN_CONTINUE;
 }
