@@ -350,6 +350,33 @@ UMBRA_API int umbra_console_set_output(struct umbra_vm *vm, unsigned port,
 UMBRA_API int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
                                  size_t length);
 
+enum umbra_expect_flags {
+    UMBRA_EXPECT_TEXT = 0,
+    UMBRA_EXPECT_REGEX = 1 << 0, /**< a POSIX extended regular expression */
+};
+
+/** What matched. */
+struct umbra_match {
+    uint64_t offset; /**< in the port's whole output, in bytes */
+    uint64_t length;
+    char text[512]; /**< the match, cut off if longer, terminated */
+};
+
+/**
+ * Wait up to @p timeout_ms for @p pattern in the output of serial port @p port, behind the
+ * last match (of any thread). The VM may have printed it already.
+ * @return 0 and the match (which may be NULL); -ETIMEDOUT, or -EPIPE when the run ended
+ * first, with the console's tail in the error's message.
+ */
+UMBRA_API int umbra_console_expect(struct umbra_vm *vm, unsigned port,
+                                   const char *pattern, unsigned flags,
+                                   int64_t timeout_ms, struct umbra_match *match,
+                                   struct umbra_error *error);
+
+/** All output of the port (the last half megabyte at least; malloc'd, the caller frees). */
+UMBRA_API char *umbra_console_transcript(struct umbra_vm *vm, unsigned port,
+                                         size_t *length);
+
 /* ---- Statistics ------------------------------------------------------------------ */
 
 /** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory.

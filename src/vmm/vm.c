@@ -16,7 +16,6 @@
 #include "devices/acpi_pm.h"
 #include "devices/ioapic.h"
 #include "devices/pvpanic.h"
-#include "devices/uart16550.h"
 #include "vcpu/dirty.h"
 
 /* ---- Ends ------------------------------------------------------------------------------- */
@@ -185,6 +184,9 @@ static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
                  sizeof(vm->outcome.console_tail));
     vm_write_report(vm, end, vm->outcome.report, sizeof(vm->outcome.report));
     vm_set_state(vm, VM_ENDED);
+    for (unsigned i = 0; i < vm->config->serial_count; i++) {
+        console_end(&vm->machine.consoles[i]);
+    }
     if (write(vm->event_fd, &one, sizeof(one)) < 0) {
         log_error(vm->machine.log, "cannot signal the end of the run: %s",
                   strerrorname_np(errno));
@@ -580,24 +582,4 @@ int umbra_vm_dirty_pages(struct umbra_vm *vm, umbra_page_fn fn, void *context,
                          "\"ring\" in the config)");
     }
     return dirty_tracker_fetch(vm->machine.dirty, fn, context, error);
-}
-
-int umbra_console_set_output(struct umbra_vm *vm, unsigned port, umbra_console_fn fn,
-                             void *context)
-{
-    if (port >= vm->config->serial_count || vm_state(vm) != VM_CREATED) {
-        return -EINVAL;
-    }
-    vm->machine.consoles[port].output_context = context;
-    vm->machine.consoles[port].output = fn;
-    return 0;
-}
-
-int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
-                       size_t length)
-{
-    if (port >= vm->config->serial_count) {
-        return -EINVAL;
-    }
-    return uart16550_send(vm->machine.serial[port], bytes, length);
 }
