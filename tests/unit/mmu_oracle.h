@@ -53,12 +53,12 @@ struct oracle_result {
     uint64_t where[5], was[5], becomes[5];
 };
 
-static bool oracle_bit(uint64_t value, unsigned bit)
+static inline bool oracle_bit(uint64_t value, unsigned bit)
 {
     return (value >> bit) & 1;
 }
 
-static bool oracle_any(uint64_t value, int high, int low)
+static inline bool oracle_any(uint64_t value, int high, int low)
 {
     for (int bit = low; bit <= high; bit++) {
         if (oracle_bit(value, (unsigned)bit)) {
@@ -68,8 +68,8 @@ static bool oracle_any(uint64_t value, int high, int low)
     return false;
 }
 
-static bool oracle_read(const struct oracle_cpu *cpu, uint64_t gpa, unsigned size,
-                        uint64_t *value)
+static inline bool oracle_read(const struct oracle_cpu *cpu, uint64_t gpa, unsigned size,
+                               uint64_t *value)
 {
     const uint8_t *p = cpu->memory(cpu->context, gpa);
 
@@ -82,9 +82,9 @@ static bool oracle_read(const struct oracle_cpu *cpu, uint64_t gpa, unsigned siz
 }
 
 /* SDM 4.7: what #PF pushes. */
-static void oracle_fault(const struct oracle_cpu *cpu, const struct oracle_access *access,
-                         bool present, bool reserved, bool key,
-                         struct oracle_result *result)
+static inline void oracle_fault(const struct oracle_cpu *cpu,
+                                const struct oracle_access *access, bool present,
+                                bool reserved, bool key, struct oracle_result *result)
 {
     bool supervisor = !access->user || access->implicit;
 
@@ -111,9 +111,9 @@ static void oracle_fault(const struct oracle_cpu *cpu, const struct oracle_acces
 }
 
 /* SDM 4.6.2: protection keys, of user-mode addresses in IA-32e mode, for data. */
-static bool oracle_key_forbids(const struct oracle_cpu *cpu,
-                               const struct oracle_access *access,
-                               const struct oracle_result *result)
+static inline bool oracle_key_forbids(const struct oracle_cpu *cpu,
+                                      const struct oracle_access *access,
+                                      const struct oracle_result *result)
 {
     bool supervisor = !access->user || access->implicit;
     bool access_disable = oracle_bit(cpu->pkru, 2 * result->key);
@@ -129,9 +129,9 @@ static bool oracle_key_forbids(const struct oracle_cpu *cpu,
 }
 
 /* SDM 4.6.1, case by case. */
-static bool oracle_rights(const struct oracle_cpu *cpu,
-                          const struct oracle_access *access,
-                          const struct oracle_result *result)
+static inline bool oracle_rights(const struct oracle_cpu *cpu,
+                                 const struct oracle_access *access,
+                                 const struct oracle_result *result)
 {
     bool supervisor = !access->user || access->implicit;
 
@@ -163,9 +163,9 @@ static bool oracle_rights(const struct oracle_cpu *cpu,
 }
 
 /* The path is complete: check rights, and say what A and D become. */
-static void oracle_finish(const struct oracle_cpu *cpu,
-                          const struct oracle_access *access,
-                          struct oracle_result *result)
+static inline void oracle_finish(const struct oracle_cpu *cpu,
+                                 const struct oracle_access *access,
+                                 struct oracle_result *result)
 {
     bool key;
 
@@ -182,12 +182,21 @@ static void oracle_finish(const struct oracle_cpu *cpu,
     if (access->kind == ORACLE_WRITE && result->count > 0) {
         result->becomes[result->count - 1] |= 0x40;
     }
+    /* A table may stand on the path twice: then one entry takes both marks. */
+    for (unsigned i = 0; i < result->count; i++) {
+        for (unsigned j = 0; j < result->count; j++) {
+            if (result->where[i] == result->where[j]) {
+                result->becomes[i] |= result->becomes[j];
+            }
+        }
+    }
 }
 
 /* Read one entry of the path; false when the walk ends here, with the end in @result. */
-static bool oracle_step(const struct oracle_cpu *cpu, const struct oracle_access *access,
-                        uint64_t where, unsigned size, struct oracle_result *result,
-                        uint64_t *entry)
+static inline bool oracle_step(const struct oracle_cpu *cpu,
+                               const struct oracle_access *access, uint64_t where,
+                               unsigned size, struct oracle_result *result,
+                               uint64_t *entry)
 {
     if (!oracle_read(cpu, where, size, entry)) {
         result->end = ORACLE_NO_MEMORY;
@@ -205,8 +214,8 @@ static bool oracle_step(const struct oracle_cpu *cpu, const struct oracle_access
 }
 
 /* Combine R/W, U/S and XD of one 8-byte or 4-byte entry into the path's. */
-static void oracle_combine(const struct oracle_cpu *cpu, uint64_t entry,
-                           struct oracle_result *result)
+static inline void oracle_combine(const struct oracle_cpu *cpu, uint64_t entry,
+                                  struct oracle_result *result)
 {
     result->writable = result->writable && oracle_bit(entry, 1);
     result->user = result->user && oracle_bit(entry, 2);
@@ -215,8 +224,9 @@ static void oracle_combine(const struct oracle_cpu *cpu, uint64_t entry,
     }
 }
 
-static void oracle_page(const struct oracle_cpu *cpu, uint64_t entry, uint64_t page,
-                        unsigned shift, uint64_t va, struct oracle_result *result)
+static inline void oracle_page(const struct oracle_cpu *cpu, uint64_t entry,
+                               uint64_t page, unsigned shift, uint64_t va,
+                               struct oracle_result *result)
 {
     result->shift = shift;
     result->gpa = page + (va % ((uint64_t)1 << shift));
@@ -225,7 +235,8 @@ static void oracle_page(const struct oracle_cpu *cpu, uint64_t entry, uint64_t p
 }
 
 /* SDM 4.5, tables 4-14 to 4-20: reserved bits of 4-level and 5-level entries. */
-static bool oracle_bad64(const struct oracle_cpu *cpu, unsigned level, uint64_t entry)
+static inline bool oracle_bad64(const struct oracle_cpu *cpu, unsigned level,
+                                uint64_t entry)
 {
     bool ps = oracle_bit(entry, 7);
 
@@ -248,9 +259,9 @@ static bool oracle_bad64(const struct oracle_cpu *cpu, unsigned level, uint64_t 
     }
 }
 
-static void oracle_walk64(const struct oracle_cpu *cpu,
-                          const struct oracle_access *access, uint64_t va,
-                          struct oracle_result *result)
+static inline void oracle_walk64(const struct oracle_cpu *cpu,
+                                 const struct oracle_access *access, uint64_t va,
+                                 struct oracle_result *result)
 {
     unsigned levels = cpu->la57 ? 5 : 4, top = cpu->la57 ? 56 : 47;
     uint64_t table = (cpu->cr3 >> 12 << 12) & 0xfffffffffffffull;
@@ -286,9 +297,9 @@ static void oracle_walk64(const struct oracle_cpu *cpu,
 }
 
 /* SDM 4.4: the PDPTEs are registers; bits 62:MAXPHYADDR of PDEs and PTEs are reserved. */
-static void oracle_walk_pae(const struct oracle_cpu *cpu,
-                            const struct oracle_access *access, uint64_t va,
-                            struct oracle_result *result)
+static inline void oracle_walk_pae(const struct oracle_cpu *cpu,
+                                   const struct oracle_access *access, uint64_t va,
+                                   struct oracle_result *result)
 {
     uint64_t pdpte = cpu->pdpte[va >> 30 & 3], table;
 
@@ -324,9 +335,9 @@ static void oracle_walk_pae(const struct oracle_cpu *cpu,
 }
 
 /* SDM 4.3: 4 KiB pages, and 4 MiB pages with CR4.PSE, with PSE-36 if the processor has it. */
-static void oracle_walk32(const struct oracle_cpu *cpu,
-                          const struct oracle_access *access, uint64_t va,
-                          struct oracle_result *result)
+static inline void oracle_walk32(const struct oracle_cpu *cpu,
+                                 const struct oracle_access *access, uint64_t va,
+                                 struct oracle_result *result)
 {
     uint64_t table = cpu->cr3 & 0xfffff000u, entry, page;
 
@@ -361,8 +372,8 @@ static void oracle_walk32(const struct oracle_cpu *cpu,
     oracle_finish(cpu, access, result);
 }
 
-static struct oracle_result oracle_walk(const struct oracle_cpu *cpu,
-                                        const struct oracle_access *access, uint64_t va)
+static inline struct oracle_result
+oracle_walk(const struct oracle_cpu *cpu, const struct oracle_access *access, uint64_t va)
 {
     struct oracle_result result = { .writable = true, .user = true, .executable = true };
 
@@ -383,7 +394,7 @@ static struct oracle_result oracle_walk(const struct oracle_cpu *cpu,
 }
 
 /* MOV to CR3 with PAE paging (SDM 4.4.1): false for #GP. */
-static bool oracle_load_pdptes(struct oracle_cpu *cpu)
+static inline bool oracle_load_pdptes(struct oracle_cpu *cpu)
 {
     uint64_t pdpte[4];
 
