@@ -82,9 +82,11 @@ static uint32_t child_make(struct fault *fault, uint64_t gfn, union shadow_role 
         child = shadow_page_find(mmu, gfn, role);
     }
     if (child != POOL_NONE) {
+        /* Flushes of this address space did not reach it so far. */
         if (mmu->page[child].unsync) {
-            shadow_sync_page(mmu, child); /* nothing reached here kept it fresh */
+            shadow_sync_page(mmu, child);
         }
+        shadow_sync_below(mmu, child);
         return child;
     }
     child = shadow_page_make(mmu, gfn, role);

@@ -270,6 +270,8 @@ void shadow_unsync_mark(struct shadow_mmu *mmu, uint32_t index);
 /* A page or something below it is unsync: tell the entries above. */
 void shadow_unsync_link(struct shadow_mmu *mmu, entry_ref parent);
 void shadow_sync_page(struct shadow_mmu *mmu, uint32_t index);
+/* Every unsync page that can be reached below a page. */
+void shadow_sync_below(struct shadow_mmu *mmu, uint32_t index);
 /* Every unsync page of one frame. */
 void shadow_sync_frame(struct shadow_mmu *mmu, uint64_t gfn);
 /* [gpa, gpa + size) was written, inside one frame. @skip_formats: formats (bits) whose

@@ -76,7 +76,7 @@ void shadow_sync_frame(struct shadow_mmu *mmu, uint64_t gfn)
 }
 
 /* Levels only go down, so this ends even when the guest maps a table into itself. */
-static void sync_below(struct shadow_mmu *mmu, uint32_t index)
+void shadow_sync_below(struct shadow_mmu *mmu, uint32_t index)
 {
     struct shadow_page *page = &mmu->page[index];
 
@@ -90,7 +90,7 @@ static void sync_below(struct shadow_mmu *mmu, uint32_t index)
             if (mmu->page[child].unsync) {
                 shadow_sync_page(mmu, child);
             }
-            sync_below(mmu, child);
+            shadow_sync_below(mmu, child);
             page->unsync_below[word] &= page->unsync_below[word] - 1;
             page->unsync_count--;
         }
@@ -315,7 +315,7 @@ const struct shadow_policy_ops shadow_policy_ops[SHADOW_POLICIES] = {
         .name = "unsync",
         .tracked = true,
         .may_write = unsync_may_write,
-        .flush_root = sync_below,
+        .flush_root = shadow_sync_below,
         .invlpg = unsync_invlpg,
     },
     [SHADOW_VTLB] = {

@@ -120,8 +120,10 @@ struct run {
     struct shadow_mmu *mmu;
     struct processor processor[EVENT_VCPUS];
     uint64_t gva[EVENT_GVAS];
+    enum world_format format; /* mostly */
     bool slot_moved[ARRAY_SIZE(world_slots)];
     uint64_t step;
+    struct shadow_stats total; /* over all runs played with this struct */
     char why[512];
 };
 
@@ -505,6 +507,7 @@ static inline bool event_access(struct run *run, struct processor *processor,
     struct oracle_result want = oracle_walk(&cpu, &how, gva);
     struct shadow_result got;
     bool exited, good;
+    uint64_t value;
     int table;
 
     run_access(run, processor, gva, access, &got);
@@ -520,17 +523,14 @@ static inline bool event_access(struct run *run, struct processor *processor,
         return true;
     }
     rng = event->b;
+    value =
+        world_entry(&run->world, &rng, world_level[table], run->format != WORLD_LEGACY);
     if (got.outcome == SHADOW_OK) {
-        uint64_t value = world_entry(&run->world, &rng, true);
-
         mmu_store(&run->world.ram.memory, want.gpa, 8, value);
-        world_model(&run->world, want.gpa, 8, value);
     } else {
-        uint64_t value = world_entry(&run->world, &rng, true);
-
         shadow_write(run->mmu, want.gpa, 8, value);
-        world_model(&run->world, want.gpa, 8, value);
     }
+    world_model(&run->world, want.gpa, 8, value);
     past_all(run);
     return true;
 }
@@ -538,12 +538,12 @@ static inline bool event_access(struct run *run, struct processor *processor,
 static inline bool event_store(struct run *run, const struct event *event)
 {
     uint64_t rng = event->a;
-    bool wide = rng_percent(&rng, 80);
+    bool wide = rng_percent(&rng, run->format == WORLD_LEGACY ? 10 : 95);
     unsigned size = wide ? 8 : 4, table = rng_below(&rng, WORLD_TABLES);
     uint64_t gpa = run->world.table[table] + world_index(&rng, 4096 / size) * size;
-    uint64_t value = world_entry(&run->world, &rng, wide);
+    uint64_t value = world_entry(&run->world, &rng, world_level[table], wide);
 
-    if (rng_percent(&rng, 40)) { /* change one bit only: protections, A, D */
+    if (rng_percent(&rng, 50)) { /* change one bit only: protections, A, D */
         uint64_t now = 0;
 
         memcpy(&now, world_memory(&run->world, gpa), size);
@@ -639,9 +639,7 @@ static inline bool event_cr3(struct run *run, struct processor *processor,
     int err;
 
     if (pcide) {
-        cr3 |= rng_below(&rng, 3) | (keep ? CR3_NOFLUSH : 0);
-    } else if (mode.format == MMU_FORMAT_PAE) {
-        cr3 |= rng_next(&rng) & 0xe0;
+        cr3 |= keep ? CR3_NOFLUSH : 0;
     }
     err = shadow_load_cr3(processor->vcpu, cr3);
     mode.cr3 = cr3;
@@ -721,7 +719,8 @@ static inline bool event_mode(struct run *run, struct processor *processor,
 {
     uint64_t rng = event->a;
     struct mmu_cpu cpu = shadow_vcpu_mode(processor->vcpu)->cpu;
-    struct mmu_mode mode = world_mode(&run->world, &cpu, &rng);
+    enum world_format format = rng_percent(&rng, 90) ? run->format : world_format(&rng);
+    struct mmu_mode mode = world_mode(&run->world, &cpu, format, &rng);
     struct oracle_cpu oracle = world_oracle(&run->world, &mode);
     int err = shadow_set_mode(processor->vcpu, &mode);
 
@@ -810,21 +809,6 @@ static inline bool run_event(struct run *run, const struct event *event)
 
 /* ---- A run -------------------------------------------------------------------------------------------- */
 
-static inline void run_tables(struct run *run, uint64_t *rng)
-{
-    for (unsigned i = 0; i < WORLD_TABLES; i++) {
-        unsigned size = rng_percent(rng, 80) ? 8 : 4;
-
-        for (unsigned n = 0; n < 24; n++) {
-            unsigned index = world_index(rng, 4096 / size);
-            uint64_t entry = world_entry(&run->world, rng, size == 8);
-
-            memcpy((uint8_t *)run->world.host[i] + index * size, &entry, size);
-            world_model(&run->world, run->world.table[i] + index * size, size, entry);
-        }
-    }
-}
-
 static inline bool run_begin(struct run *run)
 {
     uint64_t rng = run->config.seed;
@@ -841,9 +825,10 @@ static inline bool run_begin(struct run *run)
     if (world_init(&run->world) != 0 || shadow_create(&config, &run->mmu) != 0) {
         return BAD(run, "cannot set up");
     }
-    run_tables(run, &rng);
+    run->format = world_format(&rng);
+    world_fill(&run->world, &rng, run->format == WORLD_LEGACY ? 90 : 5);
     for (unsigned g = 0; g < EVENT_GVAS; g++) {
-        run->gva[g] = world_gva(&rng) & ~0xfffull;
+        run->gva[g] = world_gva(&rng, run->format) & ~0xfffull;
     }
     for (unsigned v = 0; v < EVENT_VCPUS; v++) {
         if (shadow_vcpu_create(run->mmu, &cpu, &run->processor[v].vcpu) != 0) {
@@ -858,9 +843,11 @@ static inline bool run_begin(struct run *run)
 static inline size_t run_play(struct run *run, const struct events_config *config,
                               const struct event *events, size_t count)
 {
+    struct shadow_stats total = run->total;
     size_t i = 0;
 
     memset(run, 0, sizeof(*run));
+    run->total = total;
     run->config = *config;
     if (run_begin(run)) {
         for (i = 0; i < count; i++) {
@@ -869,6 +856,9 @@ static inline size_t run_play(struct run *run, const struct events_config *confi
                 break;
             }
         }
+    }
+    for (unsigned e = 0; e < SHADOW_EVENTS && run->mmu != NULL; e++) {
+        run->total.count[e] += shadow_stats(run->mmu)->count[e];
     }
     shadow_destroy(run->mmu);
     world_destroy(&run->world);
@@ -929,7 +919,9 @@ static inline int events_check(struct events_config config, uint64_t steps, uint
     struct run *run = malloc(sizeof(*run));
     int err = run == NULL ? -1 : 0;
 
-    (void)total;
+    if (run != NULL) {
+        memset(&run->total, 0, sizeof(run->total));
+    }
     for (uint64_t done = 0; done < steps && err == 0; done += RUN) {
         uint64_t rng = config.seed = seed++;
 
@@ -945,6 +937,9 @@ static inline int events_check(struct events_config config, uint64_t steps, uint
             run_shrink(run, &config, events, at + 1);
             err = -1;
         }
+    }
+    if (run != NULL) {
+        *total = run->total;
     }
     free(run);
     return err;

@@ -66,6 +66,12 @@ static const struct mmu_slot world_slots[] = {
     { 8 * GIB, 16 * MIB, 0x600000000, false, 21 },
 };
 
+/* What each table frame is meant for: a level, or 6 for the four PDPTEs of PAE. Random CR3 and
+ * entries mostly respect it, so that most walks get somewhere. */
+static const uint8_t world_level[WORLD_TABLES] = { 4, 5, 6, 3, 2, 1, 2, 1, 4, 3, 2,
+                                                   1, 2, 1, 1, 6, 5, 4, 3, 2, 1, 3,
+                                                   2, 1, 3, 2, 1, 1, 2, 1, 3, 1 };
+
 struct world {
     struct sim_ram ram;
     struct mmu_slots slots;
@@ -153,61 +159,127 @@ static inline bool world_as_modelled(const struct world *world)
 /* Few indexes, so that random writes meet random accesses. */
 static inline unsigned world_index(uint64_t *rng, unsigned entries)
 {
-    static const unsigned from_low[] = { 0, 1, 2, 3 };
-    unsigned i = rng_below(rng, 8);
+    unsigned i = rng_below(rng, 4);
 
-    return i < 4 ? from_low[i] : i < 6 ? entries - 1 - (i & 1) : entries / 2 + (i & 1);
+    return i < 2 ? i : i == 2 ? entries / 2 : entries - 1;
 }
 
-static inline uint64_t world_target(const struct world *world, uint64_t *rng)
+/* A table meant for @level. */
+static inline uint64_t world_pick(const struct world *world, uint64_t *rng,
+                                  unsigned level)
+{
+    unsigned i = rng_below(rng, WORLD_TABLES);
+
+    for (unsigned n = 0; n < WORLD_TABLES && world_level[i] != level; n++) {
+        i = (i + 1) % WORLD_TABLES;
+    }
+    return world->table[i];
+}
+
+/* Where a page may be: tables too, so that the guest maps and writes its own. */
+static inline uint64_t world_page(const struct world *world, uint64_t *rng)
 {
     unsigned kind = rng_below(rng, 100);
 
-    if (kind < 65) {
+    if (kind < 45) {
         return world->table[rng_below(rng, WORLD_TABLES)];
     }
-    if (kind < 80) {
+    if (kind < 65) {
         return (uint64_t)rng_below(rng, 2048) << 12;
     }
-    if (kind < 92) {
+    if (kind < 85) {
         return GIB + ((uint64_t)rng_below(rng, 1024) << 21) + (rng_next(rng) & 0x3000);
     }
-    if (kind < 95) {
+    if (kind < 91) {
         return 0xf0000000 + ((uint64_t)rng_below(rng, 16) << 12);
     }
-    if (kind < 98) {
+    if (kind < 96) {
         return 8 * GIB + ((uint64_t)rng_below(rng, 4096) << 12);
     }
     return 0xc0000000u + ((uint64_t)rng_below(rng, 64) << 12); /* nothing there */
 }
 
-static inline uint64_t world_entry(const struct world *world, uint64_t *rng, bool wide)
+static inline uint64_t world_large_page(uint64_t *rng)
 {
-    uint64_t entry = world_target(world, rng), bits = rng_next(rng);
-    bool large = rng_percent(rng, 15);
+    unsigned kind = rng_below(rng, 100);
 
-    if (large) {
-        entry &= rng_percent(rng, 90) ? ~0x1fffffull : ~0ull;
-        entry &= rng_percent(rng, 25) ? ~0x3fffffffull : ~0ull;
-        entry |= 0x80;
+    if (kind < 30) {
+        return (uint64_t)rng_below(rng, 4) << 21; /* over the tables */
     }
-    entry |= rng_percent(rng, 92);
-    entry |= rng_percent(rng, 75) ? 2 : 0;
-    entry |= rng_percent(rng, 75) ? 4 : 0;
+    if (kind < 60) {
+        return GIB + ((uint64_t)rng_below(rng, 3) << 21);
+    }
+    if (kind < 85) {
+        return GIB + ((uint64_t)rng_below(rng, 1024) << 21);
+    }
+    return 8 * GIB + ((uint64_t)rng_below(rng, 10) << 21);
+}
+
+/* One of the four registers' worth: P, PWT, PCD and ignored bits; rarely a reserved one. */
+static inline uint64_t world_pdpte(const struct world *world, uint64_t *rng)
+{
+    uint64_t entry = world_pick(world, rng, 2) | rng_percent(rng, 90);
+
+    entry |= rng_next(rng) & 0xe18;
+    return entry | (rng_percent(rng, 2) ? (uint64_t)1 << rng_below(rng, 63) : 0);
+}
+
+/* An entry for a table meant for @level; 8 bytes if @wide. */
+static inline uint64_t world_entry(const struct world *world, uint64_t *rng,
+                                   unsigned level, bool wide)
+{
+    bool leaf = level == 1, large = (level == 2 || level == 3) && rng_percent(rng, 15);
+    uint64_t entry, bits = rng_next(rng);
+
+    if (level == 6 && wide) {
+        return world_pdpte(world, rng);
+    }
+    if (large) {
+        entry = world_large_page(rng) | 0x80;
+        if (level == 3 && rng_percent(rng, 90)) {
+            entry = (entry & ~0x3fffffffull) | 0x80;
+        }
+    } else if (leaf || rng_percent(rng, 4)) {
+        entry = world_page(world, rng);
+    } else {
+        entry = world_pick(world, rng, level == 6 ? 2 : level - 1);
+    }
+    leaf |= large;
+    entry |= rng_percent(rng, leaf ? 88 : 95);
+    entry |= rng_percent(rng, leaf ? 70 : 92) ? 2 : 0;
+    entry |= rng_percent(rng, leaf ? 60 : 92) ? 4 : 0;
     entry |= bits & 0x60;
-    entry |= rng_percent(rng, 20) ? bits & 0xf18 : 0; /* PWT, PCD, G, ignored bits */
-    if (rng_percent(rng, 3)) {
-        entry |= (uint64_t)1 << (12 + rng_below(rng, 12));
+    entry |= rng_percent(rng, 20) ? bits & 0xe18 : 0; /* PWT, PCD, ignored bits */
+    entry |= leaf && rng_percent(rng, 30) ? 0x100 : 0;
+    if (rng_percent(rng, 1)) {
+        entry |= (uint64_t)1 << (7 + rng_below(rng, 17));
     }
     if (!wide) {
         return (uint32_t)entry;
     }
-    entry |= rng_percent(rng, 15) ? (uint64_t)1 << 63 : 0;
-    entry |= rng_percent(rng, 20) ? bits & ((uint64_t)15 << 59) : 0;
-    if (rng_percent(rng, 2)) {
+    entry |= rng_percent(rng, leaf ? 20 : 3) ? (uint64_t)1 << 63 : 0;
+    entry |= leaf && rng_percent(rng, 30) ? bits & ((uint64_t)15 << 59) : 0;
+    if (rng_percent(rng, 1)) {
         entry |= (uint64_t)1 << (32 + rng_below(rng, 31));
     }
     return entry;
+}
+
+/* Random contents for every table. */
+static inline void world_fill(struct world *world, uint64_t *rng, unsigned narrow_percent)
+{
+    world_clear(world);
+    for (unsigned i = 0; i < WORLD_TABLES; i++) {
+        unsigned size = rng_percent(rng, narrow_percent) ? 4 : 8;
+
+        for (unsigned n = 0; n < 10; n++) {
+            unsigned entries = 4096 / size, index = n < 4 ? n : world_index(rng, entries);
+            uint64_t entry = world_entry(world, rng, world_level[i], size == 8);
+
+            memcpy((uint8_t *)world->host[i] + index * size, &entry, size);
+            memcpy((uint8_t *)world->model[i] + index * size, &entry, size);
+        }
+    }
 }
 
 /* ---- Registers -------------------------------------------------------------------------- */
@@ -229,31 +301,66 @@ static inline uint32_t world_pkru(uint64_t *rng)
     return rng_percent(rng, 50) ? (uint32_t)(rng_next(rng) & rng_next(rng)) : 0;
 }
 
-/* Any format, any set of protections; CR3 is one of the table frames. */
+enum world_format {
+    WORLD_NONE,
+    WORLD_LEGACY,
+    WORLD_PAE,
+    WORLD_LONG4,
+    WORLD_LONG5,
+    WORLD_FORMATS
+};
+
+static inline enum world_format world_format(uint64_t *rng)
+{
+    static const uint8_t odds[] = { 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 4 };
+
+    return (enum world_format)odds[rng_below(rng, ARRAY_SIZE(odds))];
+}
+
+static inline unsigned world_root_level(enum world_format format)
+{
+    static const uint8_t level[] = { 4, 2, 6, 4, 5 };
+
+    return level[format];
+}
+
+/* A random value for CR3; PCIDs 0 to 2 if @pcids. */
+static inline uint64_t world_cr3(const struct world *world, enum world_format format,
+                                 uint64_t *rng, bool pcids)
+{
+    uint64_t cr3 = world_pick(world, rng, world_root_level(format));
+
+    if (rng_percent(rng, 4)) {
+        cr3 = world->table[rng_below(rng, WORLD_TABLES)];
+    }
+    if (format == WORLD_PAE && rng_percent(rng, 10)) {
+        cr3 |= rng_next(rng) & 0xe0;
+    }
+    return cr3 | (pcids ? rng_below(rng, 3) : 0);
+}
+
+/* Any set of protections; CR3 is one of the table frames. */
 static inline struct mmu_mode world_mode(const struct world *world,
-                                         const struct mmu_cpu *cpu, uint64_t *rng)
+                                         const struct mmu_cpu *cpu,
+                                         enum world_format format, uint64_t *rng)
 {
     struct mmu_mode mode = { .cpu = *cpu };
     uint64_t bits = rng_next(rng);
-    unsigned format = rng_below(rng, 16);
 
-    mode.cr0 = CR0_PE | (format != 0 ? CR0_PG : 0) | ((bits & 3) ? CR0_WP : 0);
-    mode.cr4 = bits & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PGE | CR4_PSE);
+    mode.cr0 = CR0_PE | (format != WORLD_NONE ? CR0_PG : 0) | ((bits & 1) ? CR0_WP : 0);
+    mode.cr4 = bits & (CR4_SMEP | CR4_PGE | CR4_PSE);
+    mode.cr4 |= rng_percent(rng, 35) ? CR4_SMAP : 0;
+    mode.cr4 |= rng_percent(rng, 35) ? CR4_PKE : 0;
     mode.efer = rng_percent(rng, 75) ? EFER_NXE : 0;
-    mode.cr3 = world->table[rng_below(rng, WORLD_TABLES)];
-    if (format < 2) { /* none, or legacy */
-        mode.efer &= format == 0 ? ~0ull : ~EFER_NXE;
-    } else if (format < 4) {
-        mode.efer = bits & EFER_NXE;
-    } else if (format < 7) {
+    if (format >= WORLD_PAE) {
         mode.cr4 |= CR4_PAE;
-        mode.cr3 |= bits & 0xe0;
-    } else {
-        mode.cr4 |= CR4_PAE | (rng_percent(rng, 30) ? CR4_LA57 : 0);
+    }
+    if (format >= WORLD_LONG4) {
+        mode.cr4 |= format == WORLD_LONG5 ? CR4_LA57 : 0;
         mode.cr4 |= rng_percent(rng, 50) ? CR4_PCIDE : 0;
         mode.efer |= EFER_LME | EFER_LMA;
-        mode.cr3 |= (mode.cr4 & CR4_PCIDE) ? rng_below(rng, 3) : 0;
     }
+    mode.cr3 = world_cr3(world, format, rng, mode.cr4 & CR4_PCIDE);
     mode.pkru = world_pkru(rng);
     mmu_mode_update(&mode);
     return mode;
@@ -295,23 +402,24 @@ static inline struct oracle_cpu world_oracle(const struct world *world,
 
 /* ---- Accesses ----------------------------------------------------------------------------- */
 
-/* An address made of the indexes that world_index() picks, for any format. */
-static inline uint64_t world_gva(uint64_t *rng)
+/* An address made of the indexes that world_index() picks; rarely not canonical. */
+static inline uint64_t world_gva(uint64_t *rng, enum world_format format)
 {
+    unsigned levels = format == WORLD_LONG5 ? 5 : 4, unused = 64 - 12 - 9 * levels;
     uint64_t gva = 0;
 
-    if (rng_percent(rng, 40)) { /* for 10-bit indexes */
+    if (format == WORLD_LEGACY) {
         gva = (uint64_t)world_index(rng, 1024) << 22 | (uint64_t)world_index(rng, 1024)
                                                            << 12;
+    } else if (format < WORLD_LONG4) {
+        gva = (uint64_t)rng_below(rng, 4) << 30 | (uint64_t)world_index(rng, 512) << 21 |
+              (uint64_t)world_index(rng, 512) << 12;
     } else {
-        for (unsigned level = 0; level < 4; level++) {
+        for (unsigned level = 0; level < levels; level++) {
             gva |= (uint64_t)world_index(rng, 512) << (12 + 9 * level);
         }
-        gva = (uint64_t)((int64_t)(gva << 16) >> 16);
-        if (rng_percent(rng, 20)) { /* five levels, or not canonical */
-            gva = (gva & 0xffffffffffff) | (uint64_t)world_index(rng, 512) << 48;
-            gva = (uint64_t)((int64_t)(gva << 7) >> 7);
-        }
+        gva = (uint64_t)((int64_t)(gva << unused) >> unused);
+        gva ^= rng_percent(rng, 2) ? (uint64_t)1 << (63 - rng_below(rng, 17)) : 0;
     }
     return gva | (rng_next(rng) & 0xff8);
 }

@@ -14,12 +14,18 @@
 static void check(struct events_config config, uint64_t steps)
 {
     uint64_t seed = world_seed(1000003 * (config.policy + 1));
+    struct shadow_stats total;
 
     steps = world_steps(steps);
     print_message("%s%s%s: %" PRIu64 " steps from UMBRA_MMU_SEED=%" PRIu64 "\n",
                   shadow_policy_name(config.policy), config.tlb ? " tlb" : "",
                   config.audit ? " audited" : "", steps, seed);
-    assert_int_equal(events_check(config, steps, seed, NULL), 0);
+    assert_int_equal(events_check(config, steps, seed, &total), 0);
+    for (unsigned event = 0; event < SHADOW_EVENTS; event++) {
+        print_message("  %s %" PRIu64, shadow_event_name((enum shadow_event)event),
+                      total.count[event]);
+    }
+    print_message("\n");
 }
 
 static void test_audited(void **state)

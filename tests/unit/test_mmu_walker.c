@@ -89,20 +89,6 @@ static const char *compare(struct world *world, const struct mmu_mode *mode, uin
 
 /* ---- Random tables ------------------------------------------------------------------------- */
 
-static void fill_tables(struct world *world, uint64_t *rng, bool wide)
-{
-    world_clear(world);
-    for (unsigned i = 0; i < WORLD_TABLES; i++) {
-        for (unsigned n = 0; n < 24; n++) {
-            unsigned size = wide ? 8 : 4, index = world_index(rng, 4096 / size);
-            uint64_t entry = world_entry(world, rng, wide);
-
-            memcpy((uint8_t *)world->host[i] + index * size, &entry, size);
-            world_model(world, world->table[i] + index * size, size, entry);
-        }
-    }
-}
-
 static void test_random_tables(void **state)
 {
     uint64_t steps = world_steps(12000000), seed = world_seed(20260101), done = 0;
@@ -113,14 +99,15 @@ static void test_random_tables(void **state)
     for (uint64_t round = 0; done < steps; round++) {
         uint64_t rng = seed + round;
         struct mmu_cpu cpu = world_cpu(&rng);
-        struct mmu_mode mode = world_mode(&world, &cpu, &rng);
+        enum world_format format = world_format(&rng);
+        struct mmu_mode mode = world_mode(&world, &cpu, format, &rng);
 
-        fill_tables(&world, &rng, mode.format != MMU_FORMAT_LEGACY);
+        world_fill(&world, &rng, format == WORLD_LEGACY ? 95 : 5);
         for (unsigned i = 0; i < 4; i++) {
-            mode.pdpte[i] = world_entry(&world, &rng, true) & 0xffffff001;
+            mode.pdpte[i] = world_pdpte(&world, &rng);
         }
         for (unsigned n = 0; n < 2000; n++, done++) {
-            uint64_t gva = world_gva(&rng);
+            uint64_t gva = world_gva(&rng, format);
             uint32_t access =
                 world_access(&rng) | (rng_percent(&rng, 10) ? MMU_PROBE : 0);
             const char *what = compare(&world, &mode, gva, access);
