@@ -537,6 +537,7 @@ static inline bool event_access(struct run *run, struct processor *processor,
 
 static inline bool event_store(struct run *run, const struct event *event)
 {
+    static const uint8_t flips[12] = { 0, 1, 1, 2, 2, 5, 5, 6, 6, 8, 9, 63 };
     uint64_t rng = event->a;
     bool wide = rng_percent(&rng, run->format == WORLD_LEGACY ? 10 : 95);
     unsigned size = wide ? 8 : 4, table = rng_below(&rng, WORLD_TABLES);
@@ -547,8 +548,7 @@ static inline bool event_store(struct run *run, const struct event *event)
         uint64_t now = 0;
 
         memcpy(&now, world_memory(&run->world, gpa), size);
-        value = now ^ (uint64_t)1 << (rng_percent(&rng, 90) ? rng_below(&rng, 9)
-                                                            : 63 % (8 * size));
+        value = now ^ (uint64_t)1 << flips[rng_below(&rng, 12)] % (8 * size);
     }
     run_store(run, gpa, size, value);
     return true;
@@ -558,15 +558,19 @@ static inline bool event_emulate(struct run *run, const struct event *event)
 {
     uint64_t rng = event->a;
     unsigned size = 1 + rng_below(&rng, 8), table = rng_below(&rng, WORLD_TABLES);
-    unsigned offset = world_index(&rng, 512) * 8 + rng_below(&rng, 8);
-    uint64_t gpa;
+    bool wild = rng_percent(&rng, 15);
+    unsigned offset = world_index(&rng, 512) * 8 + (wild ? rng_below(&rng, 8) : 0);
+    uint64_t gpa, value = event->b;
 
     if (offset + size > 4096) {
         offset = 4096 - size;
     }
     gpa = run->world.table[table] + offset;
-    shadow_write(run->mmu, gpa, size, event->b);
-    world_model(&run->world, gpa, size, event->b);
+    if (!wild) {
+        value = world_entry(&run->world, &rng, world_level[table], true);
+    }
+    shadow_write(run->mmu, gpa, size, value);
+    world_model(&run->world, gpa, size, value);
     past_all(run);
     return true;
 }
@@ -738,19 +742,30 @@ static inline bool event_mode(struct run *run, struct processor *processor,
     return check_synced(run, processor);
 }
 
-static inline bool event_slot(struct run *run, const struct event *event)
+static inline bool slot_add(struct run *run, unsigned i)
 {
-    unsigned i = (unsigned)(event->a % ARRAY_SIZE(world_slots));
     struct mmu_slot slot = world_slots[i];
 
-    if (mmu_slots_find(&run->world.slots, slot.gpa) != NULL) {
-        shadow_slot_zap(run->mmu, slot.gpa, slot.size);
-        return mmu_slots_remove(&run->world.slots, slot.gpa) == 0 ||
-               BAD(run, "slot stuck");
-    }
     run->slot_moved[i] = !run->slot_moved[i];
     slot.hpa += run->slot_moved[i] ? 0x2000000000 : 0;
     return mmu_slots_add(&run->world.slots, &slot) == 0 || BAD(run, "slot refused");
+}
+
+/* Mostly a slot moves; sometimes it stays away until the next such event. */
+static inline bool event_slot(struct run *run, const struct event *event)
+{
+    unsigned chosen = (unsigned)(event->a % ARRAY_SIZE(world_slots));
+
+    for (unsigned i = 0; i < ARRAY_SIZE(world_slots); i++) {
+        if (mmu_slots_find(&run->world.slots, world_slots[i].gpa) == NULL) {
+            return slot_add(run, i);
+        }
+    }
+    shadow_slot_zap(run->mmu, world_slots[chosen].gpa, world_slots[chosen].size);
+    if (mmu_slots_remove(&run->world.slots, world_slots[chosen].gpa) != 0) {
+        return BAD(run, "slot stuck");
+    }
+    return event->b % 4 == 0 || slot_add(run, chosen);
 }
 
 static inline bool run_event(struct run *run, const struct event *event)

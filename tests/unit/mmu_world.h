@@ -157,11 +157,16 @@ static inline bool world_as_modelled(const struct world *world)
 /* ---- Page tables ------------------------------------------------------------------------ */
 
 /* Few indexes, so that random writes meet random accesses. */
+#define WORLD_INDEXES 4
+
+static inline unsigned world_index_nth(unsigned i, unsigned entries)
+{
+    return i < 2 ? i : i == 2 ? entries / 2 : entries - 1;
+}
+
 static inline unsigned world_index(uint64_t *rng, unsigned entries)
 {
-    unsigned i = rng_below(rng, 4);
-
-    return i < 2 ? i : i == 2 ? entries / 2 : entries - 1;
+    return world_index_nth(rng_below(rng, WORLD_INDEXES), entries);
 }
 
 /* A table meant for @level. */
@@ -245,9 +250,9 @@ static inline uint64_t world_entry(const struct world *world, uint64_t *rng,
         entry = world_pick(world, rng, level == 6 ? 2 : level - 1);
     }
     leaf |= large;
-    entry |= rng_percent(rng, leaf ? 88 : 95);
-    entry |= rng_percent(rng, leaf ? 70 : 92) ? 2 : 0;
-    entry |= rng_percent(rng, leaf ? 60 : 92) ? 4 : 0;
+    entry |= rng_percent(rng, leaf ? 92 : 97);
+    entry |= rng_percent(rng, leaf ? 80 : 96) ? 2 : 0;
+    entry |= rng_percent(rng, leaf ? 75 : 96) ? 4 : 0;
     entry |= bits & 0x60;
     entry |= rng_percent(rng, 20) ? bits & 0xe18 : 0; /* PWT, PCD, ignored bits */
     entry |= leaf && rng_percent(rng, 30) ? 0x100 : 0;
@@ -272,8 +277,8 @@ static inline void world_fill(struct world *world, uint64_t *rng, unsigned narro
     for (unsigned i = 0; i < WORLD_TABLES; i++) {
         unsigned size = rng_percent(rng, narrow_percent) ? 4 : 8;
 
-        for (unsigned n = 0; n < 10; n++) {
-            unsigned entries = 4096 / size, index = n < 4 ? n : world_index(rng, entries);
+        for (unsigned n = 0; n < 4 + WORLD_INDEXES; n++) {
+            unsigned index = n < 4 ? n : world_index_nth(n - 4, 4096 / size);
             uint64_t entry = world_entry(world, rng, world_level[i], size == 8);
 
             memcpy((uint8_t *)world->host[i] + index * size, &entry, size);
