@@ -630,6 +630,25 @@ static inline bool check_synced(struct run *run, struct processor *processor)
     return true;
 }
 
+/* We can remember only so many address spaces: let the guest forget them all. */
+static inline void contexts_make_room(struct run *run, struct processor *processor)
+{
+    unsigned used = 0;
+
+    for (unsigned i = 0; i < CONTEXTS; i++) {
+        used += processor->context[i].valid;
+    }
+    if (used < CONTEXTS) {
+        return;
+    }
+    shadow_invpcid(processor->vcpu, INVPCID_ALL, 0, 0);
+    memset(processor->tlb, 0, sizeof(processor->tlb));
+    for (unsigned i = 0; i < CONTEXTS; i++) {
+        processor->context[i].valid = i == processor->current;
+    }
+    past_flush(run, processor, &processor->context[processor->current], false);
+}
+
 static inline bool event_cr3(struct run *run, struct processor *processor,
                              const struct event *event)
 {
@@ -645,6 +664,7 @@ static inline bool event_cr3(struct run *run, struct processor *processor,
     if (pcide) {
         cr3 |= keep ? CR3_NOFLUSH : 0;
     }
+    contexts_make_room(run, processor);
     err = shadow_load_cr3(processor->vcpu, cr3);
     mode.cr3 = cr3;
     cpu = world_oracle(&run->world, &mode);
