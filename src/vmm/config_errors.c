@@ -122,8 +122,7 @@ int config_errors_report(struct config_errors *errors, struct umbra_error *error
                      "%s", message);
 }
 
-/* ---- Origins
- * --------------------------------------------------------------------------- */
+/* ---- Origins ----------------------------------------------------------------- */
 
 struct config_origin {
     char *path, *file;

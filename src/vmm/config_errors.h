@@ -35,8 +35,7 @@ void config_errors_add(struct config_errors *errors, const struct config_place *
  */
 int config_errors_report(struct config_errors *errors, struct umbra_error *error);
 
-/* ---- Origins -------------------------------------------------------------------------
- */
+/* ---- Origins ----------------------------------------------------------------- */
 
 struct config_origins;
 

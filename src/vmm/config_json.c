@@ -62,8 +62,7 @@ static int refuse_type(const struct config_key *key, const json_t *json,
                          json_kind(json));
 }
 
-/* ---- Scalars -------------------------------------------------------------------------
- */
+/* ---- Scalars ----------------------------------------------------------------- */
 
 static int read_seconds(const struct config_key *key, void *object, double seconds,
                         struct config_why *why)
@@ -114,8 +113,7 @@ static int read_scalar(struct reader *reader, const struct config_key *key, void
     return config_value_set(key, object, json_string_value(json), reader->base_dir, why);
 }
 
-/* ---- Lists of strings ----------------------------------------------------------------
- */
+/* ---- Lists of strings -------------------------------------------------------- */
 
 static int read_string_element(struct reader *reader, const struct config_key *key,
                                void *object, const json_t *json, unsigned index,
@@ -177,8 +175,18 @@ static int read_strings(struct reader *reader, const struct config_key *key, voi
     return rc == -ENOMEM ? rc : 0;
 }
 
-/* ---- Objects --------------------------------------------------------------------------
- */
+/* Remember where the value came from; below it, older origins no longer hold. */
+static int note_origin(struct reader *reader, size_t node)
+{
+    struct config_place place = value_place(reader, node);
+    char path[256];
+
+    config_positions_path(&reader->positions, node, path, sizeof(path));
+    config_origins_forget(reader->config->origins, path);
+    return config_origins_add(&reader->config->origins, path, &place);
+}
+
+/* ---- Objects ----------------------------------------------------------------- */
 
 static int read_object(struct reader *reader, const struct config_table *table,
                        void *object, const json_t *json, size_t node);
@@ -205,7 +213,10 @@ static int read_list(struct reader *reader, const struct config_key *key, void *
         if (key->table->init != NULL) {
             key->table->init(element);
         }
-        rc = read_object(reader, key->table, element, json_array_get(json, i), child);
+        rc = note_origin(reader, child);
+        rc = rc != 0 ? rc
+                     : read_object(reader, key->table, element, json_array_get(json, i),
+                                   child);
         child = reader->positions.nodes[child].next;
     }
     return rc;
@@ -265,17 +276,6 @@ static void fault_unknown(struct reader *reader, const struct config_table *tabl
         config_refuse(&why, "unknown key \"%.64s\"", name);
     }
     fault(reader, node, place, why.text);
-}
-
-/* Remember where the value came from; below it, older origins no longer hold. */
-static int note_origin(struct reader *reader, size_t node)
-{
-    struct config_place place = value_place(reader, node);
-    char path[256];
-
-    config_positions_path(&reader->positions, node, path, sizeof(path));
-    config_origins_forget(reader->config->origins, path);
-    return config_origins_add(&reader->config->origins, path, &place);
 }
 
 static const struct config_key *key_by_json_name(const struct config_table *table,

@@ -85,8 +85,7 @@ void *config_list_grow(const struct config_key *key, void *object, size_t size)
     return list + count * size;
 }
 
-/* ---- Clearing -------------------------------------------------------------------------
- */
+/* ---- Clearing ---------------------------------------------------------------- */
 
 void config_value_clear(const struct config_key *key, void *object)
 {
@@ -143,8 +142,7 @@ void config_object_clear(const struct config_table *table, void *object)
     }
 }
 
-/* ---- Copying --------------------------------------------------------------------------
- */
+/* ---- Copying ----------------------------------------------------------------- */
 
 static int unshare_string(char **to, const char *from)
 {
@@ -230,8 +228,7 @@ int config_object_unshare(const struct config_table *table, void *to, const void
     return rc;
 }
 
-/* ---- Writing
- * --------------------------------------------------------------------------- */
+/* ---- Writing ----------------------------------------------------------------- */
 
 static char *end_text(const struct config_serial *end)
 {

@@ -51,7 +51,7 @@ static json_t *enum_schema(const struct config_key *key)
 }
 
 #define END_PATTERN     "^(none|stdio|pty|file:.+|unix:.+|fd:[0-9]+)$"
-#define FORWARD_HOST    "(([0-9]*\\.[0-9.]*|\\[[^\\]]*\\]):)?"
+#define FORWARD_HOST    "(([0-9]*\\.[0-9.]*|\\[[0-9a-fA-F:.]*\\]):)?"
 #define FORWARD_PATTERN "^(tcp|udp):" FORWARD_HOST "[0-9]+:" FORWARD_HOST "[0-9]+$"
 
 static json_t *kind_schema(const struct config_key *key)
@@ -131,8 +131,7 @@ char *umbra_config_schema(void)
     return text;
 }
 
-/* ---- The listing
- * ------------------------------------------------------------------------ */
+/* ---- The listing ------------------------------------------------------------- */
 
 static void describe(const struct config_key *key, const struct config_key *parent,
                      struct umbra_config_key *out)

@@ -57,8 +57,7 @@ static bool power_of_two(uint64_t value)
     return value != 0 && (value & (value - 1)) == 0;
 }
 
-/* ---- Kernel, memory, processors
- * -------------------------------------------------------- */
+/* ---- Kernel, memory, processors ---------------------------------------------- */
 
 static void validate_kernel(struct validation *v)
 {
@@ -128,8 +127,7 @@ static void validate_cpus(struct validation *v)
     }
 }
 
-/* ---- Devices
- * ---------------------------------------------------------------------------- */
+/* ---- Devices ----------------------------------------------------------------- */
 
 static void validate_disk(struct validation *v, size_t i)
 {
@@ -316,8 +314,7 @@ static void validate_devices(struct validation *v)
     }
 }
 
-/* ---- The rest
- * ------------------------------------------------------------------------------ */
+/* ---- The rest ---------------------------------------------------------------- */
 
 static void validate_gdb(struct validation *v)
 {
@@ -350,8 +347,7 @@ int umbra_config_validate(const struct umbra_config *config, struct umbra_error 
     return config_errors_report(&v.errors, error);
 }
 
-/* ---- Files
- * ------------------------------------------------------------------------------ */
+/* ---- Files ------------------------------------------------------------------- */
 
 /* @mode as access() takes it; @what for the message. */
 static void check_file(struct validation *v, const char *path, const char *key,

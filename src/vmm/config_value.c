@@ -2,6 +2,7 @@
 /* One configuration value from launcher text. */
 #include "vmm/config_value.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -77,8 +78,7 @@ static int refuse_text(const struct config_key *key, const char *text,
                          config_value_expected(key, expected, sizeof(expected)), text);
 }
 
-/* ---- Scalars ------------------------------------------------------------------------
- */
+/* ---- Scalars ----------------------------------------------------------------- */
 
 static int store_number(const struct config_key *key, void *object, uint64_t value,
                         struct config_why *why)
@@ -213,8 +213,7 @@ static int set_enum(const struct config_key *key, void *object, const char *text
                          near != NULL ? near : "", near != NULL ? "\"?" : "");
 }
 
-/* ---- Strings and paths ---------------------------------------------------------------
- */
+/* ---- Strings and paths ------------------------------------------------------- */
 
 /* Relative paths go behind @base_dir; "-" and URIs are not paths. */
 static char *path_resolve(const char *path, const char *base_dir)
@@ -315,8 +314,7 @@ int config_next_part(const char **cursor, char **part)
     return 0;
 }
 
-/* ---- Console ends ---------------------------------------------------------------------
- */
+/* ---- Console ends ------------------------------------------------------------ */
 
 static int end_parse(const struct config_key *key, struct config_serial *end,
                      const char *text, const char *base_dir, struct config_why *why)
@@ -392,8 +390,7 @@ static int set_ends(const struct config_key *key, void *object, const char *text
     return rc;
 }
 
-/* ---- MAC addresses and forwards
- * -------------------------------------------------------- */
+/* ---- MAC addresses and forwards ---------------------------------------------- */
 
 static int set_mac(const struct config_key *key, void *object, const char *text,
                    struct config_why *why)
@@ -422,10 +419,12 @@ static int set_mac(const struct config_key *key, void *object, const char *text,
 static bool forward_end(const char **p, char *address, size_t size, uint16_t *port)
 {
     const char *start = *p, *end = start;
+    struct in6_addr binary;
     unsigned long value;
+    bool v6 = *start == '[';
     char *stop;
 
-    if (*start == '[') {
+    if (v6) {
         end = strchr(++start, ']');
         if (end == NULL || end[1] != ':') {
             return false;
@@ -444,6 +443,9 @@ static bool forward_end(const char **p, char *address, size_t size, uint16_t *po
     }
     memcpy(address, start, (size_t)(end - start));
     address[end - start] = '\0';
+    if (end != start && inet_pton(v6 ? AF_INET6 : AF_INET, address, &binary) != 1) {
+        return false;
+    }
     value = strtoul(*p, &stop, 10);
     if (!isdigit((unsigned char)**p) || value == 0 || value > UINT16_MAX) {
         return false;

@@ -43,7 +43,7 @@ const char *config_value_expected(const struct config_key *key, char *text, size
  * NULL at the end. 0 or -ENOMEM. */
 int config_next_part(const char **cursor, char **part);
 
-/* ---- Members by their place -------------------------------------------------------- */
+/* ---- Members by their place -------------------------------------------------- */
 
 void *config_member(const struct config_key *key, void *object);
 size_t config_count(const struct config_key *key, const void *object);
@@ -56,8 +56,7 @@ uint64_t config_get_uint(const struct config_key *key, const void *object);
  */
 void *config_list_grow(const struct config_key *key, void *object, size_t size);
 
-/* ---- Whole objects ------------------------------------------------------------------
- */
+/* ---- Whole objects ----------------------------------------------------------- */
 
 void config_value_clear(const struct config_key *key, void *object);
 void config_object_clear(const struct config_table *table, void *object);

@@ -74,7 +74,7 @@ static uint64_t read_number(const char *path)
     return read_line(path, line, sizeof(line)) ? strtoull(line, NULL, 10) : 0;
 }
 
-/* ---- KVM --------------------------------------------------------------------------------- */
+/* ---- KVM --------------------------------------------------------------------- */
 
 static void check_kind(struct doctor *doctor, const struct kvm_probe *probe)
 {
@@ -198,7 +198,7 @@ static void check_kvm(struct doctor *doctor, const char *device)
     check_capabilities(doctor, &probe.caps);
 }
 
-/* ---- Memory -------------------------------------------------------------------------------- */
+/* ---- Memory ------------------------------------------------------------------ */
 
 static void check_huge_pages(struct doctor *doctor)
 {
@@ -282,7 +282,7 @@ static void check_ksm(struct doctor *doctor)
     }
 }
 
-/* ---- Devices ------------------------------------------------------------------------------- */
+/* ---- Devices ----------------------------------------------------------------- */
 
 static void check_device(struct doctor *doctor, const char *name, const char *path,
                          const char *absent_remedy, const char *denied_remedy)

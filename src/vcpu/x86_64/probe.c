@@ -71,7 +71,7 @@ struct probe_guest {
     const char *step; /* what was tried last */
 };
 
-/* ---- Facts ----------------------------------------------------------------------------- */
+/* ---- Facts ------------------------------------------------------------------- */
 
 const char *kvm_flavour_name(enum kvm_flavour flavour)
 {
@@ -146,7 +146,7 @@ static void probe_caps(int fd, struct kvm_probe_caps *caps)
     };
 }
 
-/* ---- The guest -------------------------------------------------------------------------- */
+/* ---- The guest --------------------------------------------------------------- */
 
 static int try_ioctl(struct probe_guest *guest, int fd, const char *step,
                      unsigned long request, void *argument)

@@ -67,7 +67,7 @@ bool console_io_wants_stdin(const struct umbra_config *config)
     return false;
 }
 
-/* ---- Output ------------------------------------------------------------------------------ */
+/* ---- Output ------------------------------------------------------------------ */
 
 static void mark_broken(struct console_io *io)
 {
@@ -144,7 +144,7 @@ int console_io_attach(struct console_io *io, struct umbra_vm *vm,
     return 0;
 }
 
-/* ---- Input ------------------------------------------------------------------------------- */
+/* ---- Input ------------------------------------------------------------------- */
 
 int console_io_input_fd(const struct console_io *io)
 {

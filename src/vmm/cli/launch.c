@@ -96,7 +96,7 @@ static void log_to_stderr(void *context, enum umbra_log_level level, const char 
     say(launch, "%s: %s", names[level], line);
 }
 
-/* ---- Stopping --------------------------------------------------------------------------- */
+/* ---- Stopping ---------------------------------------------------------------- */
 
 /* Something that must not take long did: leave, with the terminal as it was. */
 static void hang(int signal)
@@ -201,7 +201,7 @@ static void console_command(void *context, char key)
     }
 }
 
-/* ---- The loop ----------------------------------------------------------------------------- */
+/* ---- The loop ---------------------------------------------------------------- */
 
 static void take_signal(struct launch *launch)
 {
@@ -258,7 +258,7 @@ static void wait_for_end(struct launch *launch)
     }
 }
 
-/* ---- The end ------------------------------------------------------------------------------ */
+/* ---- The end ----------------------------------------------------------------- */
 
 /* Indented, so that it is told from our own lines. */
 static void print_block(const char *title, const char *text)

@@ -23,7 +23,7 @@ int cli_usage(const char *command, const char *format, ...)
     return EXIT_STATUS_USAGE;
 }
 
-/* ---- Help -------------------------------------------------------------------------------- */
+/* ---- Help -------------------------------------------------------------------- */
 
 /* "  --name VALUE   help", the help on its own line behind a long beginning. */
 static void print_option(const char *indent, const char *dashes, const char *name,
@@ -75,7 +75,7 @@ static void print_help(const struct cli_parser *parser)
     exit_status_print(stdout);
 }
 
-/* ---- Finding options ---------------------------------------------------------------------- */
+/* ---- Finding options --------------------------------------------------------- */
 
 static const struct cli_option *own_option(const struct cli_parser *parser,
                                            const char *name)
@@ -169,7 +169,7 @@ static int find_option(const struct cli_parser *parser, int argc, char **argv, i
     return -1;
 }
 
-/* ---- Parsing ------------------------------------------------------------------------------ */
+/* ---- Parsing ----------------------------------------------------------------- */
 
 /* The first pass: the subcommand's own options and the arguments. */
 static int parse_own(const struct cli_parser *parser, int argc, char **argv,
