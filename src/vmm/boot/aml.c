@@ -51,7 +51,7 @@ int aml_finish(const struct aml *aml)
 
 void aml_bytes(struct aml *aml, const void *bytes, size_t size)
 {
-    if (aml->failed) {
+    if (aml->failed || size == 0) {
         return;
     }
     if (aml->capacity - aml->size < size) {
