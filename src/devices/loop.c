@@ -1,21 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The event loop: one thread that alone touches the io_uring.
- *
- * A descriptor is waited for with one-shot polls, re-armed after each callback, which
- * makes watching level-triggered. Only the loop's thread submits, because the kernel ties
- * a request to the submitting thread: it would be cancelled with a vCPU thread's end, and
- * would interrupt KVM_RUN on completion. Other threads change what is wanted under
- * loop->mutex, say so in loop->dirty and signal an eventfd.
- *
- * Locks: a source's lock (a device's) first, then loop->mutex, which is a leaf. The
- * loop's thread never waits for a source's lock without looking whether the source has
- * been removed meanwhile, since the remover may be holding that lock and waiting for us.
+ * The event loop's thread, which alone touches the io_uring: the kernel ties a request to
+ * the thread that submits it, so one from a vCPU's thread would be cancelled with that
+ * thread's end and would interrupt KVM_RUN on completion.
  */
 #include "devices/loop.h"
 
 #include <errno.h>
-#include <liburing.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -24,71 +15,15 @@
 
 #include "base/error.h"
 #include "base/util.h"
+#include "devices/loop_parts.h"
 
 enum {
     LOOP_RING_ENTRIES = 256,
     LOOP_CQE_BATCH = 64,
-    LOOP_LOCK_TRY_NS = 1000000,       /* between looks at `removed` */
-    LOOP_RELEASE_WAIT_NS = 100000000, /* for the kernel to let go of a file */
+    LOOP_LOCK_TRY_NS = 1000000, /* between looks at `removed` */
 };
 
-/* What a watch and a timer have in common: a callback under a lock, and its end. */
-struct loop_source {
-    struct loop *loop;
-    pthread_mutex_t *lock; /* NULL: none */
-    void *context;
-    /* All below under loop->mutex. */
-    bool running;   /* the loop's thread is in, or on its way into, the callback */
-    bool removed;   /* the callback may not begin any more */
-    bool abandoned; /* the remover has gone: the loop's thread may free it */
-};
-
-struct loop_watch {
-    struct loop_source source;
-    loop_fd_fn fn;
-    int fd;
-    /* All below under loop->mutex. */
-    uint32_t wanted; /* 0: muted */
-    uint32_t armed;  /* events of the poll in flight */
-    bool in_flight, cancelling;
-    struct loop_watch *next, **link; /* in loop->watches */
-};
-
-struct loop_timer {
-    struct loop_source source;
-    loop_fn fn;
-    /* All below under loop->mutex. */
-    bool armed;
-    uint64_t deadline;
-    uint64_t pass;                   /* the loop's pass that last looked at it */
-    struct loop_timer *next, **link; /* in loop->timers */
-};
-
-struct loop_call {
-    loop_fn fn;
-    void *context;
-    struct loop_call *next;
-};
-
-struct loop {
-    const struct log *log;
-    struct io_uring ring; /* of the loop's thread alone */
-    uint64_t pass;        /* likewise */
-    int wake_fd;
-    struct loop_watch *wake_watch;
-
-    pthread_mutex_t mutex;
-    pthread_cond_t settled; /* a source stopped running, or a poll was let go */
-    struct loop_watch *watches;
-    bool dirty; /* some watch's poll does not fit what is wanted of it */
-    struct loop_timer *timers;
-    struct loop_call *calls, **calls_end;
-    bool started, stopping;
-    pthread_t thread; /* while started */
-};
-
-/* With loop->mutex held. */
-static bool loop_is_own_thread(const struct loop *loop)
+bool loop_is_own_thread(const struct loop *loop)
 {
     return loop->started && pthread_equal(loop->thread, pthread_self());
 }
@@ -104,7 +39,7 @@ bool loop_is_current(const struct loop *loop)
     return current;
 }
 
-static void loop_wake(struct loop *loop)
+void loop_wake(struct loop *loop)
 {
     uint64_t one = 1;
     ssize_t rc;
@@ -126,7 +61,7 @@ static void loop_woken(void *context, uint32_t events)
 
 /* ---- Sources ---------------------------------------------------------------------- */
 
-static void deadline_in(uint64_t ns, struct timespec *deadline)
+void deadline_in(uint64_t ns, struct timespec *deadline)
 {
     clock_gettime(CLOCK_REALTIME, deadline);
     ns += (uint64_t)deadline->tv_nsec;
@@ -134,41 +69,41 @@ static void deadline_in(uint64_t ns, struct timespec *deadline)
     deadline->tv_nsec = (long)(ns % 1000000000);
 }
 
-/* Take the lock of a source that is marked running, or give up once it has been removed.
- * Without loop->mutex. */
-static bool source_lock(struct loop_source *source)
+/* The slow path of source_lock(). */
+static bool source_wait_lock(struct loop_source *source)
 {
     struct loop *loop = source->loop;
     struct timespec deadline;
-    bool removed;
+    bool locked = false;
 
-    if (source->lock == NULL || pthread_mutex_trylock(source->lock) == 0) {
-        return true;
-    }
-    for (;;) {
-        deadline_in(LOOP_LOCK_TRY_NS, &deadline);
-        if (pthread_mutex_timedlock(source->lock, &deadline) == 0) {
-            return true;
-        }
-        pthread_mutex_lock(&loop->mutex);
-        removed = source->removed;
+    pthread_mutex_lock(&loop->mutex);
+    loop->blocked = true;
+    pthread_cond_broadcast(&loop->settled);
+    while (!locked && !source->removed) {
         pthread_mutex_unlock(&loop->mutex);
-        if (removed) {
-            return false;
-        }
+        deadline_in(LOOP_LOCK_TRY_NS, &deadline);
+        locked = pthread_mutex_timedlock(source->lock, &deadline) == 0;
+        pthread_mutex_lock(&loop->mutex);
     }
+    loop->blocked = false;
+    pthread_mutex_unlock(&loop->mutex);
+    return locked;
 }
 
-static void source_unlock(struct loop_source *source)
+bool source_lock(struct loop_source *source)
+{
+    return source->lock == NULL || pthread_mutex_trylock(source->lock) == 0 ||
+           source_wait_lock(source);
+}
+
+void source_unlock(struct loop_source *source)
 {
     if (source->lock != NULL) {
         pthread_mutex_unlock(source->lock);
     }
 }
 
-/* Forbid the callback and wait for one that runs. With loop->mutex held; the source stays
- * until it is abandoned. */
-static void source_remove(struct loop_source *source)
+void source_remove(struct loop_source *source)
 {
     struct loop *loop = source->loop;
 
@@ -176,342 +111,6 @@ static void source_remove(struct loop_source *source)
     while (source->running && !loop_is_own_thread(loop)) {
         pthread_cond_wait(&loop->settled, &loop->mutex);
     }
-}
-
-/* ---- Watches ---------------------------------------------------------------------- */
-
-/* Free it when nothing refers to it any more. With loop->mutex held. */
-static void watch_release(struct loop_watch *watch)
-{
-    if (!watch->source.abandoned || watch->source.running || watch->in_flight) {
-        return;
-    }
-    *watch->link = watch->next;
-    if (watch->next != NULL) {
-        watch->next->link = watch->link;
-    }
-    free(watch);
-}
-
-int loop_watch_add(struct loop *loop, int fd, uint32_t events, pthread_mutex_t *lock,
-                   loop_fd_fn fn, void *context, struct loop_watch **watch)
-{
-    struct loop_watch *new = calloc(1, sizeof(*new));
-
-    if (new == NULL) {
-        return -ENOMEM;
-    }
-    new->source = (struct loop_source){ .loop = loop, .lock = lock, .context = context };
-    new->fn = fn;
-    new->fd = fd;
-    new->wanted = events;
-    pthread_mutex_lock(&loop->mutex);
-    new->next = loop->watches;
-    new->link = &loop->watches;
-    if (new->next != NULL) {
-        new->next->link = &new->next;
-    }
-    loop->watches = new;
-    loop->dirty = true;
-    *watch = new; /* before the callback can run */
-    pthread_mutex_unlock(&loop->mutex);
-    loop_wake(loop);
-    return 0;
-}
-
-int loop_watch_set(struct loop_watch *watch, uint32_t events)
-{
-    struct loop *loop = watch->source.loop;
-    bool wake = false;
-
-    pthread_mutex_lock(&loop->mutex);
-    if (watch->wanted != events) {
-        watch->wanted = events;
-        loop->dirty = true;
-        wake = !loop_is_own_thread(loop);
-    }
-    pthread_mutex_unlock(&loop->mutex);
-    if (wake) {
-        loop_wake(loop);
-    }
-    return 0;
-}
-
-void loop_watch_remove(struct loop_watch *watch)
-{
-    struct timespec deadline;
-    struct loop *loop;
-
-    if (watch == NULL) {
-        return;
-    }
-    loop = watch->source.loop;
-    pthread_mutex_lock(&loop->mutex);
-    watch->wanted = 0;
-    loop->dirty = true;
-    if (watch->in_flight && !loop_is_own_thread(loop)) {
-        loop_wake(loop);
-    }
-    source_remove(&watch->source);
-    /*
-     * The poll in flight holds the file open, though not the descriptor. Wait for it, so
-     * that closing the descriptor closes the file; not for long, since the loop's thread
-     * may be waiting for a lock that our caller holds.
-     */
-    deadline_in(LOOP_RELEASE_WAIT_NS, &deadline);
-    while (watch->in_flight && loop->started && !loop_is_own_thread(loop)) {
-        if (pthread_cond_timedwait(&loop->settled, &loop->mutex, &deadline) != 0) {
-            break;
-        }
-    }
-    watch->source.abandoned = true;
-    watch_release(watch);
-    pthread_mutex_unlock(&loop->mutex);
-}
-
-/* Loop's thread, loop->mutex held. NULL: the kernel takes none now, try again later. */
-static struct io_uring_sqe *loop_sqe(struct loop *loop)
-{
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->ring);
-
-    if (sqe == NULL) {
-        io_uring_submit(&loop->ring);
-        sqe = io_uring_get_sqe(&loop->ring);
-    }
-    if (sqe == NULL) {
-        loop->dirty = true;
-    }
-    return sqe;
-}
-
-static void watch_cancel(struct loop_watch *watch)
-{
-    struct io_uring_sqe *sqe = watch->cancelling ? NULL : loop_sqe(watch->source.loop);
-
-    if (sqe != NULL) {
-        io_uring_prep_poll_remove(sqe, (uint64_t)(uintptr_t)watch);
-        io_uring_sqe_set_data(sqe, NULL);
-        watch->cancelling = true;
-    }
-}
-
-/* Make the poll in flight fit what is wanted. Loop's thread, loop->mutex held; the watch
- * may be gone afterwards. */
-static void watch_sync(struct loop_watch *watch)
-{
-    struct io_uring_sqe *sqe;
-
-    if (watch->in_flight) {
-        if (watch->source.removed || watch->wanted != watch->armed) {
-            watch_cancel(watch);
-        }
-        return;
-    }
-    if (watch->source.removed) {
-        watch_release(watch);
-        return;
-    }
-    if (watch->wanted == 0 || watch->source.running) {
-        return;
-    }
-    sqe = loop_sqe(watch->source.loop);
-    if (sqe != NULL) {
-        io_uring_prep_poll_add(sqe, watch->fd, watch->wanted);
-        io_uring_sqe_set_data(sqe, watch);
-        watch->armed = watch->wanted;
-        watch->in_flight = true;
-    }
-}
-
-/* What of @events its owner wants to hear, now; 0: nothing. With loop->mutex held. */
-static uint32_t watch_wants(const struct loop_watch *watch, uint32_t events)
-{
-    if (watch->source.removed || watch->wanted == 0) {
-        return 0;
-    }
-    return events & (watch->wanted | POLLERR | POLLHUP | POLLNVAL);
-}
-
-static void watch_call(struct loop_watch *watch, uint32_t events)
-{
-    struct loop *loop = watch->source.loop;
-
-    if (!source_lock(&watch->source)) {
-        return;
-    }
-    /* Whoever held the lock may have muted or removed it while we waited. */
-    pthread_mutex_lock(&loop->mutex);
-    events = watch_wants(watch, events);
-    pthread_mutex_unlock(&loop->mutex);
-    if (events != 0) {
-        watch->fn(watch->source.context, events);
-    }
-    source_unlock(&watch->source);
-}
-
-static void watch_complete(struct loop_watch *watch, int result)
-{
-    struct loop *loop = watch->source.loop;
-    uint32_t events = result > 0 ? (uint32_t)result : 0;
-
-    if (result < 0 && result != -ECANCELED) {
-        log_warning(loop->log, "event loop: cannot wait for descriptor %d: %s", watch->fd,
-                    strerror(-result));
-        events = POLLNVAL;
-    }
-    pthread_mutex_lock(&loop->mutex);
-    watch->in_flight = false;
-    watch->cancelling = false;
-    pthread_cond_broadcast(&loop->settled);
-    events = loop->stopping ? 0 : watch_wants(watch, events);
-    if (events != 0) {
-        watch->source.running = true;
-        pthread_mutex_unlock(&loop->mutex);
-        watch_call(watch, events);
-        pthread_mutex_lock(&loop->mutex);
-        watch->source.running = false;
-        if ((events & POLLNVAL) != 0) {
-            watch->wanted = 0; /* it would only fail again */
-        }
-        pthread_cond_broadcast(&loop->settled);
-    }
-    if (!loop->stopping) {
-        watch_sync(watch);
-    } else {
-        watch_release(watch);
-    }
-    pthread_mutex_unlock(&loop->mutex);
-}
-
-/* ---- Timers ----------------------------------------------------------------------- */
-
-int loop_timer_create(struct loop *loop, pthread_mutex_t *lock, loop_fn fn, void *context,
-                      struct loop_timer **timer)
-{
-    struct loop_timer *new = calloc(1, sizeof(*new));
-
-    if (new == NULL) {
-        return -ENOMEM;
-    }
-    new->source = (struct loop_source){ .loop = loop, .lock = lock, .context = context };
-    new->fn = fn;
-    pthread_mutex_lock(&loop->mutex);
-    new->next = loop->timers;
-    new->link = &loop->timers;
-    if (new->next != NULL) {
-        new->next->link = &new->next;
-    }
-    loop->timers = new;
-    pthread_mutex_unlock(&loop->mutex);
-    *timer = new;
-    return 0;
-}
-
-void loop_timer_arm(struct loop_timer *timer, uint64_t deadline_ns)
-{
-    struct loop *loop = timer->source.loop;
-    bool wake;
-
-    pthread_mutex_lock(&loop->mutex);
-    /* A later deadline needs no wake-up: the loop finds nothing due and waits again. */
-    wake = (!timer->armed || deadline_ns < timer->deadline) && !loop_is_own_thread(loop);
-    timer->armed = true;
-    timer->deadline = deadline_ns;
-    pthread_mutex_unlock(&loop->mutex);
-    if (wake) {
-        loop_wake(loop);
-    }
-}
-
-void loop_timer_disarm(struct loop_timer *timer)
-{
-    struct loop *loop = timer->source.loop;
-
-    pthread_mutex_lock(&loop->mutex);
-    timer->armed = false;
-    pthread_mutex_unlock(&loop->mutex);
-}
-
-/* With loop->mutex held. */
-static void timer_release(struct loop_timer *timer)
-{
-    if (!timer->source.abandoned || timer->source.running) {
-        return;
-    }
-    *timer->link = timer->next;
-    if (timer->next != NULL) {
-        timer->next->link = timer->link;
-    }
-    free(timer);
-}
-
-void loop_timer_destroy(struct loop_timer *timer)
-{
-    struct loop *loop;
-
-    if (timer == NULL) {
-        return;
-    }
-    loop = timer->source.loop;
-    pthread_mutex_lock(&loop->mutex);
-    timer->armed = false;
-    source_remove(&timer->source);
-    timer->source.abandoned = true;
-    timer_release(timer);
-    pthread_mutex_unlock(&loop->mutex);
-}
-
-static void timer_call(struct loop_timer *timer, uint64_t now)
-{
-    struct loop *loop = timer->source.loop;
-    bool due;
-
-    if (!source_lock(&timer->source)) {
-        return;
-    }
-    pthread_mutex_lock(&loop->mutex);
-    due = !timer->source.removed && timer->armed && timer->deadline <= now;
-    if (due) {
-        timer->armed = false;
-    }
-    pthread_mutex_unlock(&loop->mutex);
-    if (due) {
-        timer->fn(timer->source.context);
-    }
-    source_unlock(&timer->source);
-}
-
-/* A timer due at @now that this pass has not looked at yet. With loop->mutex held. */
-static struct loop_timer *timer_due(struct loop *loop, uint64_t now)
-{
-    struct loop_timer *timer = loop->timers;
-
-    while (timer != NULL &&
-           (!timer->armed || timer->deadline > now || timer->pass == loop->pass)) {
-        timer = timer->next;
-    }
-    return timer;
-}
-
-/* Each due timer once, so that one which re-arms itself for the past starves nobody. */
-static void loop_run_timers(struct loop *loop)
-{
-    uint64_t now = clock_ns();
-    struct loop_timer *timer;
-
-    pthread_mutex_lock(&loop->mutex);
-    loop->pass++;
-    while (!loop->stopping && (timer = timer_due(loop, now)) != NULL) {
-        timer->pass = loop->pass;
-        timer->source.running = true;
-        pthread_mutex_unlock(&loop->mutex);
-        timer_call(timer, now);
-        pthread_mutex_lock(&loop->mutex);
-        timer->source.running = false;
-        pthread_cond_broadcast(&loop->settled);
-        timer_release(timer);
-    }
-    pthread_mutex_unlock(&loop->mutex);
 }
 
 /* ---- Calls ------------------------------------------------------------------------ */
@@ -602,16 +201,12 @@ static void loop_reap(struct loop *loop)
 static void loop_wait(struct loop *loop)
 {
     struct __kernel_timespec timeout, *sleep;
-    struct loop_watch *watch, *next;
     struct io_uring_cqe *cqe;
 
     pthread_mutex_lock(&loop->mutex);
     if (loop->dirty) {
         loop->dirty = false;
-        for (watch = loop->watches; watch != NULL; watch = next) {
-            next = watch->next;
-            watch_sync(watch);
-        }
+        watch_sync_all(loop);
     }
     sleep = loop_timeout(loop, &timeout);
     if (loop->dirty) { /* the ring was full */
@@ -627,25 +222,11 @@ static void loop_wait(struct loop *loop)
 static void loop_cancel_polls(struct loop *loop)
 {
     struct io_uring_cqe *cqe;
-    bool any;
 
-    do {
-        any = false;
-        pthread_mutex_lock(&loop->mutex);
-        for (struct loop_watch *watch = loop->watches; watch != NULL;
-             watch = watch->next) {
-            if (watch->in_flight) {
-                watch_cancel(watch);
-                any = true;
-            }
-        }
-        loop->dirty = true;
-        pthread_mutex_unlock(&loop->mutex);
-        if (any) {
-            io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, NULL, NULL);
-            loop_reap(loop);
-        }
-    } while (any);
+    while (watch_cancel_all(loop)) {
+        io_uring_submit_and_wait_timeout(&loop->ring, &cqe, 1, NULL, NULL);
+        loop_reap(loop);
+    }
 }
 
 static void *loop_thread(void *argument)
