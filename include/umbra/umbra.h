@@ -253,6 +253,57 @@ UMBRA_API int umbra_registers_set(struct umbra_vm *vm, unsigned vcpu,
                                   const struct umbra_registers *registers,
                                   struct umbra_error *error);
 
+/* ---- Debugging ----------------------------------------------------------------------- */
+
+enum umbra_breakpoint_kind {
+    UMBRA_BREAKPOINT_SOFTWARE, /**< an int3 written over the instruction; any number */
+    UMBRA_BREAKPOINT_HARDWARE, /**< a debug register; with watchpoints four at most */
+    UMBRA_WATCHPOINT_WRITE,    /**< length 1, 2, 4 or 8, aligned to it */
+    UMBRA_WATCHPOINT_ACCESS,
+};
+
+/** Why a VM is not running. */
+enum umbra_stop_kind {
+    UMBRA_STOP_NONE = 0, /**< it runs */
+    UMBRA_STOP_PAUSED,   /**< umbra_vm_pause(), or never started */
+    UMBRA_STOP_STEP,
+    UMBRA_STOP_BREAKPOINT,
+    UMBRA_STOP_WATCHPOINT,
+    UMBRA_STOP_ENDED, /**< umbra_vm_wait() has the outcome */
+};
+
+struct umbra_stop {
+    uint32_t size; /**< in: sizeof(struct umbra_stop) */
+    enum umbra_stop_kind kind;
+    uint32_t vcpu;
+    uint32_t reserved;
+    uint64_t pc;      /**< guest-virtual */
+    uint64_t address; /**< of the breakpoint or the watched data */
+};
+
+/**
+ * Set or clear a breakpoint at a guest-virtual address, translated as vCPU 0 does now; it
+ * holds on every vCPU. The VM must not be running. The guest's own debug registers are out of
+ * effect while any is set.
+ */
+UMBRA_API int umbra_breakpoint_add(struct umbra_vm *vm, enum umbra_breakpoint_kind kind,
+                                   uint64_t gva, unsigned length,
+                                   struct umbra_error *error);
+UMBRA_API int umbra_breakpoint_remove(struct umbra_vm *vm,
+                                      enum umbra_breakpoint_kind kind, uint64_t gva,
+                                      unsigned length, struct umbra_error *error);
+
+/** Wait until the VM does not run, and learn why. -ETIMEDOUT while it does. */
+UMBRA_API int umbra_vm_wait_stop(struct umbra_vm *vm, int64_t timeout_ms,
+                                 struct umbra_stop *stop, struct umbra_error *error);
+
+/**
+ * Execute one instruction on vCPU @p vcpu; the VM must be paused and stays so. Devices and the
+ * other vCPUs stand still, so a vCPU that waits (HLT) cannot step: -ETIMEDOUT after a second.
+ */
+UMBRA_API int umbra_vm_step(struct umbra_vm *vm, unsigned vcpu, struct umbra_stop *stop,
+                            struct umbra_error *error);
+
 /* ---- Interrupts made by the embedder ------------------------------------------------ */
 
 /** Drive pin @p gsi (0..23) of the interrupt controller, beside the devices on it. */

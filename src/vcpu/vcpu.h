@@ -54,6 +54,8 @@ struct vcpu_set_options {
                  uint64_t address, unsigned size, uint64_t *value, bool *fault);
     /* A KVM_EXIT_DEBUG (breakpoint, single step); NULL: such an exit is an error. */
     void (*debug)(void *context, struct vcpu *vcpu);
+    /* KVM's emulator gave up on an int3 at @pc: true if it was the debugger's. NULL: never. */
+    bool (*int3)(void *context, struct vcpu *vcpu, uint64_t pc);
     /* A vCPU's dirty ring is full: make room (vcpu/dirty.h); 0 or -errno. */
     int (*dirty_ring_full)(void *context);
     /* The guest acknowledged @vector (split irqchip); NULL when the irqchip is KVM's. */

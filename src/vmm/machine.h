@@ -30,6 +30,7 @@ struct machine_events {
     void (*vcpu_ended)(void *context, struct vcpu *vcpu, enum vcpu_end_kind kind,
                        const char *reason);
     void (*vcpu_debug)(void *context, struct vcpu *vcpu);
+    bool (*vcpu_int3)(void *context, struct vcpu *vcpu, uint64_t pc);
     bool (*hook)(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
                  uint64_t address, unsigned size, uint64_t *value, bool *fault);
     int (*dirty_ring_full)(void *context);

@@ -229,6 +229,17 @@ static void vm_handle_end(struct umbra_vm *vm, struct vm_end *end)
     vm_finish(vm, end);
 }
 
+/* A vCPU hit a breakpoint: have everything stand still before anyone is told. */
+static void vm_handle_stop(struct umbra_vm *vm)
+{
+    pthread_mutex_lock(&vm->control);
+    if (vm_state(vm) == VM_RUNNING) {
+        vm_hold(vm);
+        vm_set_state(vm, VM_PAUSED);
+    }
+    pthread_mutex_unlock(&vm->control);
+}
+
 /* Wait for something to do; false when the keeper is to quit. The caller holds lock. */
 static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
 {
@@ -240,6 +251,11 @@ static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
         }
         if (vm->pending.kind != UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
             *end = vm->pending;
+            return true;
+        }
+        if (vm->debug.stop.kind != UMBRA_STOP_NONE && !vm->debug.stepping &&
+            vm->state == VM_RUNNING) {
+            end->kind = UMBRA_OUTCOME_NONE;
             return true;
         }
         if (live && vm->deadline_ns != 0 && clock_ns() >= vm->deadline_ns) {
@@ -270,7 +286,11 @@ static void *vm_keeper(void *context)
     pthread_mutex_lock(&vm->lock);
     while (vm_keeper_wait(vm, &end)) {
         pthread_mutex_unlock(&vm->lock);
-        vm_handle_end(vm, &end);
+        if (end.kind == UMBRA_OUTCOME_NONE) {
+            vm_handle_stop(vm);
+        } else {
+            vm_handle_end(vm, &end);
+        }
         pthread_mutex_lock(&vm->lock);
     }
     pthread_mutex_unlock(&vm->lock);
@@ -303,6 +323,8 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
         .device_event = vm_device_event,
         .vcpu_ended = vm_vcpu_ended,
         .dirty_ring_full = vm_dirty_ring_full,
+        .vcpu_debug = debug_hit,
+        .vcpu_int3 = debug_int3,
         .hook = hooks_access,
         .ioapic_eoi = vm_ioapic_eoi,
         .console_panicked = vm_console_panicked,
@@ -395,6 +417,7 @@ int umbra_vm_start(struct umbra_vm *vm, struct umbra_error *error)
                                   ? 0
                                   : vm->start_ns + vm->config->timeout_ms * 1000000u;
             vm->state = VM_RUNNING;
+            vm->debug.stop.kind = UMBRA_STOP_NONE;
             pthread_cond_broadcast(&vm->changed);
             pthread_mutex_unlock(&vm->lock);
             ret = vm_release(vm, error);
@@ -475,8 +498,11 @@ int umbra_vm_resume(struct umbra_vm *vm, struct umbra_error *error)
     pthread_mutex_lock(&vm->control);
     state = vm_state(vm);
     if (state == VM_PAUSED) {
-        vm_set_state(vm, VM_RUNNING);
-        ret = vm_release(vm, error);
+        ret = debug_step_over(vm, error);
+        if (ret == 0) {
+            vm_set_state(vm, VM_RUNNING);
+            ret = vm_release(vm, error);
+        }
     } else if (state != VM_RUNNING) {
         ret = vm_wrong_state(state, "umbra_vm_resume", error);
     }

@@ -15,6 +15,7 @@
 
 #include <umbra/umbra.h>
 
+#include "vmm/debug.h"
 #include "vmm/hooks.h"
 #include "vmm/machine.h"
 
@@ -32,6 +33,7 @@ struct umbra_vm {
     struct umbra_config *config;
     struct machine machine;
     struct hooks hooks;
+    struct debug debug;
 
     pthread_mutex_t control;
     struct irq_line injected[IRQ_GSI_COUNT]; /* the embedder's lines; under control */

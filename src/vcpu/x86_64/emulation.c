@@ -25,6 +25,7 @@ enum {
     VECTOR_UD = 6,
     VECTOR_GP = 13,
     VECTOR_PF = 14,
+    INT3 = 0xcc,
     SYNC_AFTER = 16,
     SYNC_PARTS = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS,
     STATE_PARTS = VCPU_STATE_REGS | VCPU_STATE_SREGS | VCPU_STATE_EVENTS,
@@ -439,6 +440,7 @@ static enum vcpu_verdict failure_end(struct vcpu *vcpu, uint64_t rip,
 
 enum vcpu_verdict vcpu_arch_emulation_failure(struct vcpu *vcpu)
 {
+    const struct vcpu_set_options *options = &vcpu->set->options;
     struct emulation *emulation = emulation_get(vcpu);
     uint8_t bytes[INSN_MAX_LENGTH];
     size_t count = failure_bytes(vcpu->run, bytes);
@@ -451,6 +453,9 @@ enum vcpu_verdict vcpu_arch_emulation_failure(struct vcpu *vcpu)
                         vcpu->index);
     if (emulation_load(emulation, &error) < 0)
         return vcpu_end(vcpu, VCPU_END_ERROR, "%s", error.message);
+    if (count > 0 && bytes[0] == INT3 && options->int3 != NULL &&
+        options->int3(options->context, vcpu, emulation->cpu.rip))
+        return VCPU_GO_ON;
     insn_complete(emulation->engine, &emulation->cpu, &emulation_ops, emulation, bytes,
                   count, &outcome);
     if (outcome.result == INSN_UNHANDLED) {
