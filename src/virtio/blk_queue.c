@@ -403,6 +403,7 @@ static void *queue_thread(void *context)
                  strerror(-ret));
         virtio_device_fail(&bq->blk->device, why);
     }
+    io_ring_stop(&bq->ring);
     return NULL;
 }
 

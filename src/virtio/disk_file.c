@@ -16,7 +16,7 @@
 #include "base/util.h"
 #include "virtio/disk.h"
 
-enum { ZERO_CHUNK = 1 << 20, RW_MAX = 1 << 30 };
+enum { ZERO_CHUNK = 1 << 20, RW_MAX = 1 << 30, LOCK_TRIES = 50, LOCK_PAUSE_US = 10000 };
 
 struct disk_file {
     struct disk disk;
@@ -384,9 +384,13 @@ static int file_lock(struct disk_file *file, struct umbra_error *error)
     struct flock lock = { .l_type = file->disk.readonly ? F_RDLCK : F_WRLCK,
                           .l_whence = SEEK_SET };
 
-    if (fcntl(file->fd, F_OFD_SETLK, &lock) == 0 ||
-        (errno != EAGAIN && errno != EACCES)) {
-        return 0;
+    /* A process that was killed lets go of its files a little later than it dies. */
+    for (unsigned i = 0; i < LOCK_TRIES; i++) {
+        if (fcntl(file->fd, F_OFD_SETLK, &lock) == 0 ||
+            (errno != EAGAIN && errno != EACCES)) {
+            return 0;
+        }
+        usleep(LOCK_PAUSE_US);
     }
     return error_set(
         error, UMBRA_ERROR_CONFIG, EBUSY, "disk %s is in use by another VM or disk%s",

@@ -51,6 +51,14 @@ int io_ring_start(struct io_ring *ring)
     return ret < 0 ? -errno : 0;
 }
 
+void io_ring_stop(struct io_ring *ring)
+{
+    if (ring->file_count > 0) {
+        io_uring_unregister_files(&ring->uring);
+        ring->file_count = 0;
+    }
+}
+
 void io_ring_fini(struct io_ring *ring)
 {
     if (ring->open) {

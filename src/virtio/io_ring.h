@@ -31,6 +31,9 @@ int io_ring_init(struct io_ring *ring, unsigned entries);
 void io_ring_register_file(struct io_ring *ring, int fd);
 /* The calling thread owns the ring from here on. */
 int io_ring_start(struct io_ring *ring);
+/* The owner's last call: lets go of the registered files at once, where the kernel would
+ * do that some time after io_ring_fini(). */
+void io_ring_stop(struct io_ring *ring);
 void io_ring_fini(struct io_ring *ring); /* nothing is in flight any more */
 
 /* A submission entry for @op; never NULL (a full queue is submitted first). */
