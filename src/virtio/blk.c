@@ -188,6 +188,11 @@ int virtio_blk_create(const struct device_env *env,
         disk_destroy(disk);
         return ret;
     }
+    if (disk->max_queues != 0 && queues > disk->max_queues) {
+        log_warning(env->log, "disk %s: %s takes one connection at a time: one queue",
+                    options->id, disk->name);
+        queues = disk->max_queues;
+    }
     blk = calloc(1, sizeof(*blk));
     ret = blk == NULL ? -ENOMEM
                       : virtio_device_init(&blk->device, &blk_facts, env, options->id,

@@ -74,6 +74,7 @@ struct disk {
     unsigned physical_block_size; /* what is written without reading first */
     unsigned optimal_size;        /* preferred request, bytes; 0: nothing known */
     unsigned discard_alignment;   /* bytes */
+    unsigned max_queues;          /* that may write at once; 0: any number */
 };
 
 struct disk_queue {

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "base/util.h"
 #include "virtio/disk.h"
+#include "virtio/disk_overlay.h"
 
 enum { ZERO_CHUNK = 1 << 20, RW_MAX = 1 << 30, LOCK_TRIES = 50, LOCK_PAUSE_US = 10000 };
 
@@ -350,7 +351,8 @@ static int file_refresh(struct disk *disk)
         }
         size = (uint64_t)st.st_size;
     }
-    atomic_store(&disk->size, align_down(size, DISK_SECTOR));
+    /* Whole blocks: with direct access the rest could not be read anyway. */
+    atomic_store(&disk->size, align_down(size, disk->block_size));
     return 0;
 }
 
@@ -517,4 +519,42 @@ int disk_file_open(const struct disk_file_options *options, const struct log *lo
 fail:
     file_destroy(&file->disk);
     return ret;
+}
+
+int disk_file_fd(struct disk *disk)
+{
+    return file_of(disk)->fd;
+}
+
+int disk_file_adopt(int fd, const char *name, const struct log *log, struct disk **disk,
+                    struct umbra_error *error)
+{
+    struct disk_file *file = calloc(1, sizeof(*file));
+    int ret = -ENOMEM;
+
+    if (file == NULL) {
+        close(fd);
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open %s", name);
+    }
+    file->fd = fd;
+    file->memory_alignment = 1;
+    file->disk = (struct disk){ .ops = &file_ops,
+                                .log = log,
+                                .block_size = DISK_SECTOR,
+                                .physical_block_size = 4096,
+                                .can_discard = true,
+                                .can_write_zeroes = true };
+    file->disk.name = file->path = strdup(name);
+    if (file->path != NULL) {
+        ret = file_lock(file, error);
+    } else {
+        error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open %s", name);
+    }
+    if (ret != 0) {
+        file_destroy(&file->disk);
+        return ret;
+    }
+    file_refresh(&file->disk);
+    *disk = &file->disk;
+    return 0;
 }

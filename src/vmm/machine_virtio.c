@@ -69,13 +69,25 @@ static int machine_open_disk(struct machine *machine, const struct config_disk *
         .physical_block_size = config->physical_block_size,
     };
 
+    int ret;
+
     switch (config->backend) {
     case CONFIG_DISK_FILE:
-        return disk_file_open(&file, machine->log, disk, error);
+        ret = disk_file_open(&file, machine->log, disk, error);
+        break;
+    case CONFIG_DISK_NBD:
+        ret = disk_nbd_open(config->path, file.readonly, machine->log, disk, error);
+        break;
     default:
         return error_set(error, UMBRA_ERROR_CONFIG, ENOTSUP,
                          "disk %s: this back end is not there", config->path);
     }
+    if (ret == 0 && config->overlay != CONFIG_OVERLAY_NONE) {
+        ret = disk_overlay_open(
+            *disk, config->overlay == CONFIG_OVERLAY_KEEP ? config->overlay_path : NULL,
+            machine->log, disk, error);
+    }
+    return ret;
 }
 
 static int machine_add_disk(struct machine *machine, unsigned index,

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * NBD exports by libnbd: a connection a queue, driven by polls in the queue's io_ring. A
+ * connection that dies fails what is in flight and what comes after, until the driver
+ * resets the device, which connects anew.
+ */
+#include <errno.h>
+#include <libnbd.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/util.h"
+#include "virtio/disk.h"
+
+enum { NBD_REQUEST_MAX = 32 << 20 }; /* what servers take at least */
+
+struct disk_nbd {
+    struct disk disk;
+    char *uri;
+    bool can_flush;
+};
+
+struct nbd_queue {
+    struct disk_queue queue;
+    struct nbd_handle *handle;
+    struct io_op reads, writes;
+    bool read_armed, write_armed;
+    bool dead_logged;
+};
+
+static struct disk_nbd *nbd_of(struct disk *disk)
+{
+    return container_of(disk, struct disk_nbd, disk);
+}
+
+static struct nbd_queue *queue_of(struct disk_request *request)
+{
+    return container_of(request->queue, struct nbd_queue, queue);
+}
+
+/* ---- The connection in the ring ------------------------------------------------------- */
+
+static void nbd_arm(struct nbd_queue *nq);
+
+static void nbd_ready(struct nbd_queue *nq, int result)
+{
+    unsigned direction = nbd_aio_get_direction(nq->handle);
+
+    if (result < 0) {
+        result = POLLERR;
+    }
+    if ((result & (POLLIN | POLLHUP | POLLERR)) != 0 &&
+        (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
+        nbd_aio_notify_read(nq->handle);
+    } else if ((result & POLLOUT) != 0 && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
+        nbd_aio_notify_write(nq->handle);
+    }
+    nbd_arm(nq);
+}
+
+static void nbd_readable(struct io_op *op, int result, bool more)
+{
+    struct nbd_queue *nq = container_of(op, struct nbd_queue, reads);
+
+    (void)more;
+    nq->read_armed = false;
+    nbd_ready(nq, result);
+}
+
+static void nbd_writable(struct io_op *op, int result, bool more)
+{
+    struct nbd_queue *nq = container_of(op, struct nbd_queue, writes);
+
+    (void)more;
+    nq->write_armed = false;
+    nbd_ready(nq, result);
+}
+
+static void nbd_watch(struct nbd_queue *nq, struct io_op *op, unsigned events)
+{
+    struct io_uring_sqe *sqe = io_ring_sqe(nq->queue.ring, op);
+
+    io_uring_prep_poll_add(sqe, nbd_aio_get_fd(nq->handle), events);
+    io_uring_sqe_set_data(sqe, op);
+}
+
+/* Wait for what libnbd waits for. */
+static void nbd_arm(struct nbd_queue *nq)
+{
+    unsigned direction;
+
+    if (nbd_aio_is_dead(nq->handle) != 0 || nbd_aio_is_closed(nq->handle) != 0) {
+        if (!nq->dead_logged) {
+            nq->dead_logged = true;
+            log_error(nq->queue.disk->log, "%s: the NBD connection is lost",
+                      nq->queue.disk->name);
+        }
+        return;
+    }
+    direction = nbd_aio_get_direction(nq->handle);
+    if (!nq->read_armed && (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
+        nq->read_armed = true;
+        nbd_watch(nq, &nq->reads, POLLIN);
+    }
+    if (!nq->write_armed && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
+        nq->write_armed = true;
+        nbd_watch(nq, &nq->writes, POLLOUT);
+    }
+}
+
+/* ---- Requests ------------------------------------------------------------------------- */
+
+static void request_end(struct disk_request *request)
+{
+    char *at = request->bounce;
+
+    if (--request->pending > 0) {
+        return;
+    }
+    for (unsigned i = 0; at != NULL && request->op == DISK_READ && request->error == 0 &&
+                         i < request->iov_count;
+         i++) {
+        memcpy(request->iov[i].iov_base, at, request->iov[i].iov_len);
+        at += request->iov[i].iov_len;
+    }
+    free(request->bounce);
+    request->bounce = NULL;
+    request->done(request, request->error);
+}
+
+static int nbd_completed(void *context, int *error)
+{
+    struct disk_request *request = context;
+
+    if (*error != 0 && request->error == 0) {
+        request->error = -*error;
+    }
+    request_end(request);
+    return 1; /* libnbd forgets the command */
+}
+
+/* One command of at most NBD_REQUEST_MAX bytes, @at bytes into the request. */
+static int64_t nbd_issue(struct disk_request *request, char *buffer, uint64_t at,
+                         uint64_t length)
+{
+    struct nbd_handle *handle = queue_of(request)->handle;
+    nbd_completion_callback done = { .callback = nbd_completed, .user_data = request };
+    uint64_t offset = request->offset + at;
+
+    switch (request->op) {
+    case DISK_READ:
+        return nbd_aio_pread(handle, buffer + at, length, offset, done, 0);
+    case DISK_WRITE:
+        return nbd_aio_pwrite(handle, buffer + at, length, offset, done, 0);
+    case DISK_FLUSH:
+        return nbd_aio_flush(handle, done, 0);
+    case DISK_DISCARD:
+        return nbd_aio_trim(handle, length, offset, done, 0);
+    default:
+        return nbd_aio_zero(handle, length, offset, done,
+                            request->may_unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
+    }
+}
+
+/* NBD takes one buffer a command; several go through a bounce buffer. */
+static char *nbd_buffer(struct disk_request *request)
+{
+    char *at;
+
+    if (request->op != DISK_READ && request->op != DISK_WRITE) {
+        return NULL;
+    }
+    if (request->iov_count == 1) {
+        return request->iov[0].iov_base;
+    }
+    at = request->bounce = malloc(request->length);
+    for (unsigned i = 0;
+         at != NULL && request->op == DISK_WRITE && i < request->iov_count; i++) {
+        memcpy(at, request->iov[i].iov_base, request->iov[i].iov_len);
+        at += request->iov[i].iov_len;
+    }
+    return request->bounce;
+}
+
+static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
+{
+    struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
+    char *buffer;
+    uint64_t at = 0;
+
+    request->queue = queue;
+    request->bounce = NULL;
+    request->error = 0;
+    request->pending = 1; /* our own, while commands are issued */
+    buffer = nbd_buffer(request);
+    if (request->op == DISK_FLUSH) {
+        request->length = 0;
+    }
+    if (buffer == NULL && (request->op == DISK_READ || request->op == DISK_WRITE)) {
+        request->error = -ENOMEM;
+    } else if (request->op != DISK_FLUSH || nbd_of(queue->disk)->can_flush) {
+        do {
+            uint64_t left = request->length - at;
+            uint64_t length = left < NBD_REQUEST_MAX ? left : NBD_REQUEST_MAX;
+
+            request->pending++;
+            if (nbd_issue(request, buffer, at, length) < 0) {
+                int error = nbd_get_errno();
+
+                request->pending--; /* its callback does not come */
+                request->error = error != 0 ? -error : -EIO;
+                break;
+            }
+            at += length;
+        } while (at < request->length);
+    }
+    nbd_arm(nq);
+    request_end(request);
+}
+
+/* ---- Opening -------------------------------------------------------------------------- */
+
+static struct nbd_handle *nbd_open_handle(const char *uri)
+{
+    struct nbd_handle *handle = nbd_create();
+
+    if (handle != NULL && nbd_connect_uri(handle, uri) != 0) {
+        nbd_close(handle);
+        handle = NULL;
+    }
+    return handle;
+}
+
+static void nbd_queue_close(struct disk_queue *queue)
+{
+    struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
+
+    nbd_close(nq->handle);
+    free(nq);
+}
+
+static int nbd_queue_open(struct disk *disk, struct io_ring *ring,
+                          struct disk_queue **queue)
+{
+    struct nbd_queue *nq = calloc(1, sizeof(*nq));
+
+    if (nq == NULL) {
+        return -ENOMEM;
+    }
+    nq->handle = nbd_open_handle(disk->name);
+    if (nq->handle == NULL) {
+        log_error(disk->log, "%s: %s", disk->name, nbd_get_error());
+        free(nq);
+        return -EIO;
+    }
+    nq->queue.disk = disk;
+    nq->queue.ring = ring;
+    nq->reads.done = nbd_readable;
+    nq->writes.done = nbd_writable;
+    *queue = &nq->queue;
+    return 0;
+}
+
+/* The protocol has no news of a size; a new connection has. */
+static int nbd_refresh(struct disk *disk)
+{
+    struct nbd_handle *handle = nbd_open_handle(disk->name);
+    int64_t size = handle == NULL ? -1 : nbd_get_size(handle);
+
+    if (handle != NULL) {
+        nbd_close(handle);
+    }
+    if (size < 0) {
+        return -EIO;
+    }
+    atomic_store(&disk->size, align_down((uint64_t)size, DISK_SECTOR));
+    return 0;
+}
+
+static void nbd_destroy(struct disk *disk)
+{
+    struct disk_nbd *nbd = nbd_of(disk);
+
+    free(nbd->uri);
+    free(nbd);
+}
+
+static const struct disk_ops nbd_ops = {
+    .type = "nbd",
+    .queue_open = nbd_queue_open,
+    .queue_close = nbd_queue_close,
+    .submit = nbd_submit,
+    .refresh = nbd_refresh,
+    .destroy = nbd_destroy,
+};
+
+static int nbd_learn(struct disk_nbd *nbd, struct nbd_handle *handle, bool readonly,
+                     struct umbra_error *error)
+{
+    struct disk *disk = &nbd->disk;
+    int64_t size = nbd_get_size(handle);
+    int64_t preferred = nbd_get_block_size(handle, LIBNBD_SIZE_PREFERRED);
+    int64_t minimum = nbd_get_block_size(handle, LIBNBD_SIZE_MINIMUM);
+
+    if (size < 0) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EIO, "disk %s: no size: %s", nbd->uri,
+                         nbd_get_error());
+    }
+    if (!readonly && nbd_is_read_only(handle) != 0) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EROFS,
+                         "disk %s: the export is read-only (say readonly)", nbd->uri);
+    }
+    atomic_init(&disk->size, align_down((uint64_t)size, DISK_SECTOR));
+    disk->readonly = readonly;
+    disk->can_discard = nbd_can_trim(handle) == 1;
+    disk->can_write_zeroes = nbd_can_zero(handle) == 1;
+    nbd->can_flush = nbd_can_flush(handle) == 1;
+    disk->max_queues = nbd_can_multi_conn(handle) == 1 ? 0 : 1;
+    disk->block_size = minimum > DISK_SECTOR ? (unsigned)minimum : DISK_SECTOR;
+    disk->physical_block_size =
+        preferred > (int64_t)disk->block_size ? (unsigned)preferred : disk->block_size;
+    disk->discard_alignment = disk->physical_block_size;
+    return 0;
+}
+
+int disk_nbd_open(const char *uri, bool readonly, const struct log *log,
+                  struct disk **disk, struct umbra_error *error)
+{
+    struct disk_nbd *nbd = calloc(1, sizeof(*nbd));
+    struct nbd_handle *handle = NULL;
+    int ret = -ENOMEM;
+
+    if (nbd == NULL || (nbd->uri = strdup(uri)) == NULL) {
+        free(nbd);
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open disk %s", uri);
+    }
+    nbd->disk.ops = &nbd_ops;
+    nbd->disk.log = log;
+    nbd->disk.name = nbd->uri;
+    handle = nbd_open_handle(uri);
+    if (handle == NULL) {
+        ret = error_set(error, UMBRA_ERROR_CONFIG, EIO, "connect disk %s: %s", uri,
+                        nbd_get_error());
+    } else {
+        ret = nbd_learn(nbd, handle, readonly, error);
+        nbd_close(handle);
+    }
+    if (ret != 0) {
+        nbd_destroy(&nbd->disk);
+        return ret;
+    }
+    *disk = &nbd->disk;
+    return 0;
+}
