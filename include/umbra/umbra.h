@@ -434,6 +434,18 @@ UMBRA_API char *umbra_console_transcript(struct umbra_vm *vm, unsigned port,
  */
 UMBRA_API char *umbra_vm_stats_json(struct umbra_vm *vm);
 
+/* ---- The board ------------------------------------------------------------------- */
+
+/**
+ * One ACPI table of the config's board by its signature ("DSDT", "FACP", ...), and its
+ * device tree: malloc'd, the caller frees it. Neither needs KVM nor the files that the config
+ * names.
+ */
+UMBRA_API int umbra_acpi_table(const struct umbra_config *config, const char *signature,
+                               void **table, size_t *size, struct umbra_error *error);
+UMBRA_API int umbra_fdt(const struct umbra_config *config, void **blob, size_t *size,
+                        struct umbra_error *error);
+
 /* ---- The host --------------------------------------------------------------------- */
 
 /**

@@ -51,6 +51,9 @@ struct kvm_probe {
  */
 int kvm_probe_run(const char *device, struct kvm_probe *probe, struct umbra_error *error);
 
+/* Physical address bits of this host's processor, which is what guests get. */
+unsigned kvm_probe_physical_bits(void);
+
 const char *kvm_flavour_name(enum kvm_flavour flavour);
 
 #endif

@@ -33,7 +33,8 @@ class Usage(unittest.TestCase):
 
     def test_help(self):
         for arguments in (["--help"], ["run", "--help"], ["demo", "--help"],
-                          ["check", "--help"], ["doctor", "--help"], ["schema", "--help"]):
+                          ["check", "--help"], ["doctor", "--help"], ["schema", "--help"],
+                          ["acpi", "--help"], ["dtb", "--help"]):
             result = run(*arguments)
             self.assertEqual(result.returncode, 0)
             self.assertIn("Usage: umbra", result.stdout)
@@ -151,6 +152,31 @@ class Usage(unittest.TestCase):
     def test_schema(self):
         with open(os.path.join(SOURCE, "configs/schema.json"), encoding="utf-8") as stored:
             self.assertEqual(run("schema").stdout, stored.read())
+
+    def test_tables(self):
+        """ACPI and the device tree of a board, without KVM and without its files."""
+        config = os.path.join(SOURCE, "configs/microvm.json")
+        table = os.path.join(self.folder, "apic.aml")
+        result = run("acpi", "--table", "APIC", "--out", table, "--cpus", "3", config)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        with open(table, "rb") as text:
+            apic = text.read()
+        self.assertEqual(apic[:4], b"APIC")
+        self.assertEqual(int.from_bytes(apic[4:8], "little"), len(apic))
+        self.assertEqual(sum(apic) & 0xff, 0)
+        self.assertEqual(run("acpi", "--out", self.folder, config).returncode, 0)
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "dsdt.aml")))
+        tree = os.path.join(self.folder, "board.dtb")
+        self.assertEqual(run("dtb", "--out", tree, config).returncode, 0)
+        with open(tree, "rb") as text:
+            self.assertEqual(text.read(4), b"\xd0\x0d\xfe\xed")
+        self.assert_fails(64, "there is no ACPI table 'XYZ'", "acpi", "--table", "XYZ")
+        # Describing a board opens nothing: no log file comes to be.
+        log = os.path.join(self.folder, "log")
+        result = run("acpi", "--serial", f"file:{log}", "--disk", "/nowhere/d", "--out",
+                     self.folder)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertFalse(os.path.exists(log))
 
     def test_doctor_lines(self):
         """Every line that is not good names a remedy or needs none; JSON and table agree."""

@@ -2,6 +2,7 @@
 /* Asks KVM what it is, and runs a guest of a few dozen bytes to see what it does. */
 #include "vcpu/probe.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -82,6 +83,13 @@ const char *kvm_flavour_name(enum kvm_flavour flavour)
     };
 
     return names[flavour];
+}
+
+unsigned kvm_probe_physical_bits(void)
+{
+    unsigned eax, ebx, ecx, edx;
+
+    return __get_cpuid(0x80000008, &eax, &ebx, &ecx, &edx) != 0 ? eax & 0xff : 36;
 }
 
 /* A module parameter that reads Y or 1. */

@@ -8,6 +8,8 @@ int command_run(int argc, char **argv);
 int command_demo(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_doctor(int argc, char **argv);
+int command_acpi(int argc, char **argv);
+int command_dtb(int argc, char **argv);
 int command_schema(int argc, char **argv);
 
 #endif

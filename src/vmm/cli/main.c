@@ -19,6 +19,8 @@ static const struct command {
     { "check", "check a configuration without running it", command_check },
     { "doctor", "say what stands in the way on this host, and how fast it will be",
       command_doctor },
+    { "acpi", "write the ACPI tables of a configuration's board", command_acpi },
+    { "dtb", "write the device tree of a configuration's board", command_dtb },
     { "schema", "print the JSON schema of configurations", command_schema },
 };
 
