@@ -304,6 +304,14 @@ UMBRA_API int umbra_vm_wait_stop(struct umbra_vm *vm, int64_t timeout_ms,
 UMBRA_API int umbra_vm_step(struct umbra_vm *vm, unsigned vcpu, struct umbra_stop *stop,
                             struct umbra_error *error);
 
+/**
+ * Listen for gdb (the remote protocol) on "PORT", "ADDRESS:PORT" or "unix:PATH" until the VM
+ * is destroyed; a client that connects stops the VM. Whoever connects controls the guest
+ * wholly: a plain PORT is on 127.0.0.1.
+ */
+UMBRA_API int umbra_gdb_listen(struct umbra_vm *vm, const char *address,
+                               struct umbra_error *error);
+
 /* ---- Interrupts made by the embedder ------------------------------------------------ */
 
 /** Drive pin @p gsi (0..23) of the interrupt controller, beside the devices on it. */

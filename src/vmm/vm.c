@@ -139,6 +139,9 @@ static void vm_set_state(struct umbra_vm *vm, enum vm_state state)
     pthread_mutex_lock(&vm->lock);
     vm->state = state;
     pthread_cond_broadcast(&vm->changed);
+    if (vm->gdb != NULL) {
+        gdb_notify(vm->gdb);
+    }
     pthread_mutex_unlock(&vm->lock);
 }
 
@@ -365,6 +368,9 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     }
     events.context = vm;
     ret = machine_create(&vm->machine, vm->config, &events, error);
+    if (ret == 0 && vm->config->gdb != NULL) {
+        ret = umbra_gdb_listen(vm, vm->config->gdb, error);
+    }
     if (ret < 0) {
         goto fail;
     }
@@ -399,29 +405,52 @@ static int vm_start_threads(struct umbra_vm *vm, struct umbra_error *error)
     return ret;
 }
 
-int umbra_vm_start(struct umbra_vm *vm, struct umbra_error *error)
+/* Everything is started, and held: the caller releases it or not. It holds control. */
+static int vm_start_held(struct umbra_vm *vm, enum vm_state next, const char *call,
+                         struct umbra_error *error)
 {
-    enum vm_state state;
+    enum vm_state state = vm_state(vm);
+    int ret;
+
+    if (state != VM_CREATED) {
+        return vm_wrong_state(state, call, error);
+    }
+    ret = vm_start_threads(vm, error);
+    if (ret == 0) {
+        pthread_mutex_lock(&vm->lock);
+        vm->start_ns = clock_ns();
+        vm->deadline_ns = vm->config->timeout_ms == 0
+                              ? 0
+                              : vm->start_ns + vm->config->timeout_ms * 1000000u;
+        vm->state = next;
+        vm->debug.stop.kind = UMBRA_STOP_NONE;
+        pthread_cond_broadcast(&vm->changed);
+        pthread_mutex_unlock(&vm->lock);
+    }
+    return ret;
+}
+
+int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error)
+{
     int ret;
 
     pthread_mutex_lock(&vm->control);
-    state = vm_state(vm);
-    if (state != VM_CREATED) {
-        ret = vm_wrong_state(state, "umbra_vm_start", error);
-    } else {
-        ret = vm_start_threads(vm, error);
-        if (ret == 0) {
-            pthread_mutex_lock(&vm->lock);
-            vm->start_ns = clock_ns();
-            vm->deadline_ns = vm->config->timeout_ms == 0
-                                  ? 0
-                                  : vm->start_ns + vm->config->timeout_ms * 1000000u;
-            vm->state = VM_RUNNING;
-            vm->debug.stop.kind = UMBRA_STOP_NONE;
-            pthread_cond_broadcast(&vm->changed);
-            pthread_mutex_unlock(&vm->lock);
-            ret = vm_release(vm, error);
-        }
+    ret = vm_start_held(vm, VM_PAUSED, "start", error);
+    pthread_mutex_unlock(&vm->control);
+    return ret;
+}
+
+int umbra_vm_start(struct umbra_vm *vm, struct umbra_error *error)
+{
+    int ret;
+
+    if (vm->config->gdb_wait) {
+        return vm_start_paused(vm, error);
+    }
+    pthread_mutex_lock(&vm->control);
+    ret = vm_start_held(vm, VM_RUNNING, "umbra_vm_start", error);
+    if (ret == 0) {
+        ret = vm_release(vm, error);
     }
     pthread_mutex_unlock(&vm->control);
     return ret;
@@ -572,9 +601,16 @@ int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error)
 
 void umbra_vm_destroy(struct umbra_vm *vm)
 {
+    struct gdb *gdb;
+
     if (vm == NULL) {
         return;
     }
+    pthread_mutex_lock(&vm->lock);
+    gdb = vm->gdb;
+    vm->gdb = NULL;
+    pthread_mutex_unlock(&vm->lock);
+    gdb_destroy(gdb);
     if (vm->keeper_started) {
         pthread_mutex_lock(&vm->lock);
         vm->quit = true;

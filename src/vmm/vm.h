@@ -16,6 +16,7 @@
 #include <umbra/umbra.h>
 
 #include "vmm/debug.h"
+#include "vmm/gdb.h"
 #include "vmm/hooks.h"
 #include "vmm/machine.h"
 
@@ -48,6 +49,7 @@ struct umbra_vm {
     struct umbra_outcome outcome;   /* valid once ENDED */
     uint64_t start_ns, deadline_ns; /* deadline 0: none */
 
+    struct gdb *gdb;  /* NULL: nobody listens; under lock */
     pthread_t keeper; /* turns reported ends into outcomes */
     bool keeper_started;
     int event_fd;
@@ -55,6 +57,9 @@ struct umbra_vm {
 
 /* Report an end; the first one counts. Any thread, device locks may be held. */
 void vm_report_end(struct umbra_vm *vm, const struct vm_end *end);
+
+/* From CREATED to PAUSED: everything is started and stands at the first instruction. */
+int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error);
 
 /* Let the vCPUs run on, unless an end was reported meanwhile. The caller holds control. */
 void vm_open_gate(struct umbra_vm *vm);
