@@ -9,10 +9,10 @@
 
 #include <umbra/umbra.h>
 
+#include "devices/char_end.h"
 #include "devices/device.h"
 #include "virtio/virtio.h"
 
-struct char_end;
 struct disk;
 
 struct virtio_blk_options {
@@ -32,5 +32,17 @@ int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error);
 /* @rate: bytes a second, 0: unlimited. */
 int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rate,
                       struct virtio_device **device, struct umbra_error *error);
+
+struct virtio_console_port {
+    const char *name; /* /dev/virtio-ports/NAME in a Linux guest */
+    bool console;     /* a console (hvcN) rather than a plain channel */
+    struct char_end_config end;
+};
+/* A console with @count ports, at least one. */
+int virtio_console_create(const struct device_env *env, const char *id,
+                          const struct virtio_console_port *ports, unsigned count,
+                          struct virtio_device **device, struct umbra_error *error);
+/* The host's terminal has another size. Any thread, no lock held. */
+void virtio_console_resize(struct virtio_device *device, uint16_t columns, uint16_t rows);
 
 #endif

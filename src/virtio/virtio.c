@@ -156,6 +156,13 @@ void virtio_queue_push(struct virtio_queue *queue, const struct virtqueue_chain 
     virtqueue_push(&queue->vq, chain, written);
 }
 
+void virtio_queue_unpop(struct virtio_queue *queue, const struct virtqueue_chain *chain)
+{
+    virtio_stat_add(&queue->stats.chains, (uint64_t)-1);
+    virtio_stat_add(&queue->stats.bytes_in, -chain->readable_bytes);
+    virtqueue_unpop(&queue->vq, chain);
+}
+
 void virtio_queue_flush(struct virtio_queue *queue)
 {
     if (virtqueue_flush(&queue->vq) && !atomic_load(&queue->device->failed)) {

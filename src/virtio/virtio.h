@@ -159,6 +159,8 @@ static inline bool virtio_has(const struct virtio_device *device, unsigned featu
 bool virtio_queue_pop(struct virtio_queue *queue, struct virtqueue_chain *chain);
 void virtio_queue_push(struct virtio_queue *queue, const struct virtqueue_chain *chain,
                        uint32_t written);
+/* Put the chain popped last back, as if it had not been. */
+void virtio_queue_unpop(struct virtio_queue *queue, const struct virtqueue_chain *chain);
 /* Publish what was pushed, and interrupt the driver if it wants that. */
 void virtio_queue_flush(struct virtio_queue *queue);
 /* Between these the driver need not kick; enable true: more came, go on. */

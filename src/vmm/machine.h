@@ -9,6 +9,7 @@
 #include <umbra/umbra.h>
 
 #include "devices/bus.h"
+#include "devices/char_end.h"
 #include "devices/device.h"
 #include "devices/loop.h"
 #include "devices/pci.h"
@@ -85,6 +86,9 @@ int machine_place(struct machine *machine, struct device *device,
 
 /* The parts list (machine_devices.c): create and place every device of the config. */
 int machine_create_devices(struct machine *machine, struct umbra_error *error);
+/* What a port's end in the config is to a device; @console (or NULL) sees the output. */
+struct char_end_config machine_char_end(const struct config_serial *serial,
+                                        struct console *console);
 /* The virtio part of it (machine_virtio.c). */
 int machine_create_virtio(struct machine *machine, struct umbra_error *error);
 /* Give @vdev the transport that the config chose, and its place; taken over. */

@@ -57,8 +57,8 @@ int machine_place(struct machine *machine, struct device *device,
                      place->size, place->gsi);
 }
 
-static struct char_end_config machine_char_end(const struct config_serial *serial,
-                                               struct console *console)
+struct char_end_config machine_char_end(const struct config_serial *serial,
+                                        struct console *console)
 {
     static const enum char_end_kind kinds[] = {
         [CONFIG_SERIAL_NONE] = CHAR_END_NONE, [CONFIG_SERIAL_STDIO] = CHAR_END_CALLBACK,

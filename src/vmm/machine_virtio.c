@@ -2,6 +2,8 @@
 /* The machine's virtio devices: back end, device and transport for each the config names. */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "virtio/disk.h"
@@ -123,12 +125,36 @@ static int machine_add_rng(struct machine *machine, struct umbra_error *error)
     return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
 }
 
+static int machine_add_consoles(struct machine *machine, struct umbra_error *error)
+{
+    const struct umbra_config *config = machine->config;
+    struct virtio_console_port *ports = calloc(config->console_count, sizeof(*ports));
+    struct virtio_device *vdev;
+    int ret;
+
+    if (ports == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "create the consoles");
+    }
+    for (size_t i = 0; i < config->console_count; i++) {
+        ports[i].name = config->consoles[i].name;
+        ports[i].console = strncmp(ports[i].name, "hvc", 3) == 0;
+        ports[i].end = machine_char_end(&config->consoles[i].end, NULL);
+    }
+    ret = virtio_console_create(&machine->env, "consoles", ports,
+                                (unsigned)config->console_count, &vdev, error);
+    free(ports);
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+}
+
 int machine_create_virtio(struct machine *machine, struct umbra_error *error)
 {
     int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < machine->config->disk_count; i++) {
         ret = machine_add_disk(machine, i, error);
+    }
+    if (ret == 0 && machine->config->console_count > 0) {
+        ret = machine_add_consoles(machine, error);
     }
     if (ret == 0 && machine->config->rng) {
         ret = machine_add_rng(machine, error);
