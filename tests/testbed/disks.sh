@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+# Virtio devices under a stock Debian kernel: an ext4 disk over both transports, discard,
+# overlays, a power cut, console ports, and no complaint of the kernel's.
+# needs: cloud/vmlinuz cloud/initrd /usr/sbin/mkfs.ext4=/bin/mkfs.ext4 /usr/sbin/e2fsck=/bin/e2fsck
+# needs: /bin/busybox=/bin/busybox.guest /etc/mke2fs.conf=/etc/mke2fs.conf
+# level1: -m 3072
+. ./lib.sh
+. ./boot-lib.sh
+
+# guest NAME REGEX... : run $do in a guest with the options in $options.
+guest() {
+    local name=$1
+    shift
+    # shellcheck disable=SC2086
+    run umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --cpus 2 --memory 512M \
+        --timeout 140 $options --append "console=ttyS0 quiet do=\"$do; dmesg -r | grep -E '^<[0-4]>.*(virtio|vd[a-z]|EXT4|I/O)' | sed 's/^/complaint=/'; poweroff -f\""
+    verdict "$name" 0 "$@" '!^complaint='
+}
+
+blocks() { stat -c %b "$1"; }
+
+# A root file system with something in it.
+mkdir -p /tmp/tree/bin /tmp/tree/data
+cp /bin/busybox.guest /tmp/tree/bin/busybox
+ln -s busybox /tmp/tree/bin/sh
+dd if=/dev/urandom of=/tmp/tree/data/random bs=1M count=8 2>/dev/null
+sum=$(md5sum </tmp/tree/data/random | cut -d' ' -f1)
+truncate -s 200M /tmp/root.img
+mkfs.ext4 -q -d /tmp/tree /tmp/root.img || fail "mkfs.ext4" "status $?"
+
+for transport in pci mmio; do
+    options="--virtio-transport $transport --disk path=/tmp/root.img,queues=2,serial=first --rng"
+    do='mount -t ext4 /dev/vda /mnt && md5sum /mnt/data/random; chroot /mnt /bin/busybox echo from the root'
+    do="$do; dd if=/dev/zero of=/mnt/zeroes bs=1M count=40 2>/dev/null; cp /mnt/data/random /mnt/copy-$transport; sync; umount /mnt"
+    do="$do; mount -t ext4 /dev/vda /mnt; md5sum /mnt/copy-$transport; rm /mnt/zeroes; sync; fstrim -v /mnt; umount /mnt"
+    do="$do; dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c; cat /sys/block/vda/serial; echo"
+    before=$(blocks /tmp/root.img)
+    guest "ext4 over $transport" "^$sum  /mnt/data/random" '^from the root' \
+        "^$sum  /mnt/copy-$transport" '^64$' '^first' '/mnt: [0-9]+ bytes'
+    after=$(blocks /tmp/root.img)
+    if [ $((after - before)) -lt $((12 * 2048)) ]; then
+        pass "fstrim over $transport gave the host its blocks back ($before, $after)"
+    else
+        fail "fstrim over $transport" "the image grew from $before to $after blocks"
+    fi
+    if e2fsck -fn /tmp/root.img >$out 2>&1; then
+        pass "e2fsck after $transport"
+    else
+        fail "e2fsck after $transport" "status $?"
+    fi
+done
+
+# Overlays: the base stays as it is; one is thrown away, the other kept.
+base=$(md5sum </tmp/root.img)
+do='mount -t ext4 /dev/vda /mnt; echo has: $(ls /mnt); echo note >/mnt/note; sync; umount /mnt'
+options="--disk path=/tmp/root.img,overlay=discard"
+guest "overlay to throw away" '^has: .*data'
+guest "overlay to throw away, again" '^has: .*data' '!^has: .*note'
+options="--disk path=/tmp/root.img,overlay=keep,overlay_path=/tmp/kept"
+guest "overlay to keep" '^has: .*data' '!^has: .*note'
+guest "overlay kept" '^has: .*note'
+if [ "$base" = "$(md5sum </tmp/root.img)" ]; then
+    pass "the base under overlays is untouched"
+else
+    fail "the base under overlays" "it changed"
+fi
+
+# A power cut: what was acknowledged after a flush is there.
+power_cut() {
+    local name=$1 disk=$2 last
+    do='i=0; while [ $i -lt 400 ]; do i=$((i + 1)); (printf %08d $i; cat /proc/version) | dd of=/dev/vda bs=4k seek=$i conv=fsync 2>/dev/null; echo flushed $i; done'
+    : >$out
+    umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --memory 256M --timeout 140 \
+        --disk "$disk" --append "console=ttyS0 quiet do=\"$do\"" >$out 2>&1 </dev/null &
+    pid=$!
+    wait_for 25 '^flushed'
+    kill -9 $pid
+    wait $pid 2>/dev/null
+    last=$(tr -d '\r' <$out | sed -n 's/^flushed \([0-9]*\)$/\1/p' | tail -1)
+    do='i=0; bad=0; while [ $i -lt '$last' ]; do i=$((i + 1)); w=$(printf %08d $i); g=$(dd if=/dev/vda bs=4k skip=$i count=1 2>/dev/null | head -c 8); [ $g = $w ] || bad=$((bad + 1)); done; echo checked $i, bad $bad'
+    options="--disk $disk"
+    guest "$name: $last flushed blocks after kill -9" "^checked $last, bad 0"
+}
+truncate -s 16M /tmp/cut.img
+power_cut "power cut" path=/tmp/cut.img
+truncate -s 0 /tmp/cut.img
+truncate -s 16M /tmp/cut.img
+power_cut "power cut of an overlay" path=/tmp/cut.img,overlay=keep,overlay_path=/tmp/cut.kept
+
+# Console ports: a console and a named channel.
+options="--console name=hvc0,end=file:/tmp/hvc --console name=org.umbra.test,end=file:/tmp/channel"
+do='echo out of hvc >/dev/hvc0; cat /sys/class/virtio-ports/*/name; for p in /sys/class/virtio-ports/*; do [ $(cat $p/name) != org.umbra.test ] || echo through the channel >/dev/${p##*/}; done; stty -F /dev/hvc0 size'
+guest "console ports" '^org.umbra.test' '^24 80'
+cat /tmp/hvc /tmp/channel >$out
+verdict "console ports: what arrived" 0 '^out of hvc' '^through the channel'
+finish
