@@ -227,6 +227,7 @@ void shadow_slot_zap(struct shadow_mmu *mmu, uint64_t gpa, uint64_t size)
 {
     uint64_t first = gpa >> MMU_PAGE_SHIFT, last = (gpa + (size - 1)) >> MMU_PAGE_SHIFT;
 
+    mmu->flush_needed = true; /* TLBs may hold what the shadow tables lost long ago */
     for (uint32_t i = 0; i < mmu->frames.fresh; i++) {
         const struct frame_node *node = &mmu->frames.node[i];
         uint64_t gfn = node_gfn(node), run = (uint64_t)1 << (9 * (node_level(node) - 1));

@@ -60,7 +60,7 @@ static union shadow_role child_key(const struct fault *fault, unsigned level,
     } else if (level < walk->level || role.format == MMU_FORMAT_NONE) {
         /* Below the guest's large page: its parts, or all of physical memory. */
         role.direct = 1;
-        role.access = walk->to.perms & (walk->to.dirty ? MMU_PERM_ALL : ~MMU_PERM_W);
+        role.access = walk->to.perms;
         *gfn = align_down(walk->gpa, span) >> MMU_PAGE_SHIFT;
     } else {
         role.access = level == walk->top ? MMU_PERM_ALL : walk->perms[level + 1];

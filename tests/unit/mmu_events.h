@@ -60,7 +60,7 @@ static inline struct event event_make(uint64_t *rng)
         event.kind = EVENT_INVLPG;
     } else if (dice < 970) {
         event.kind = EVENT_INVPCID;
-    } else if (dice < 973) {
+    } else if (dice < 975) {
         event.kind = EVENT_MODE;
     } else if (dice < 980) {
         event.kind = EVENT_PKRU;
@@ -495,6 +495,39 @@ static inline void run_store(struct run *run, uint64_t gpa, unsigned size, uint6
     past_all(run);
 }
 
+/* The guest's write went through: if to a table, the table changes. */
+static inline void access_stores(struct run *run, const struct shadow_result *got,
+                                 uint64_t rng)
+{
+    for (unsigned i = 0; i < WORLD_TABLES; i++) {
+        const struct mmu_slot *slot =
+            mmu_slots_find(&run->world.slots, run->world.table[i]);
+        uint64_t gpa = run->world.table[i], offset, value;
+
+        if (slot == NULL) {
+            continue;
+        }
+        if (got->outcome == SHADOW_OK) {
+            offset = got->hpa - mmu_slot_hpa(slot, gpa);
+        } else {
+            offset = got->gpa - gpa;
+        }
+        if (offset >= 4096) {
+            continue;
+        }
+        value =
+            world_entry(&run->world, &rng, world_level[i], run->format != WORLD_LEGACY);
+        if (got->outcome == SHADOW_OK) {
+            mmu_store(&run->world.ram.memory, gpa + offset, 8, value);
+        } else {
+            shadow_write(run->mmu, gpa + offset, 8, value);
+        }
+        world_model(&run->world, gpa + offset, 8, value);
+        past_all(run);
+        return;
+    }
+}
+
 static inline bool event_access(struct run *run, struct processor *processor,
                                 const struct event *event)
 {
@@ -507,8 +540,6 @@ static inline bool event_access(struct run *run, struct processor *processor,
     struct oracle_result want = oracle_walk(&cpu, &how, gva);
     struct shadow_result got;
     bool exited, good;
-    uint64_t value;
-    int table;
 
     run_access(run, processor, gva, access, &got);
     exited = got.event != SHADOW_EVENTS;
@@ -517,21 +548,11 @@ static inline bool event_access(struct run *run, struct processor *processor,
     if (!good || !check_marks(run, processor, &want, exited)) {
         return false;
     }
-    table = world_table_at(&run->world, want.gpa);
-    if (!run->config.stores || !(access & MMU_WRITE) || table < 0 ||
-        want.end != ORACLE_OK || !exited || got.outcome == SHADOW_MMIO) {
-        return true;
+    if (run->config.stores && (access & MMU_WRITE) &&
+        (got.outcome == SHADOW_OK || got.outcome == SHADOW_TABLE_WRITE ||
+         got.outcome == SHADOW_EMULATE)) {
+        access_stores(run, &got, event->b);
     }
-    rng = event->b;
-    value =
-        world_entry(&run->world, &rng, world_level[table], run->format != WORLD_LEGACY);
-    if (got.outcome == SHADOW_OK) {
-        mmu_store(&run->world.ram.memory, want.gpa, 8, value);
-    } else {
-        shadow_write(run->mmu, want.gpa, 8, value);
-    }
-    world_model(&run->world, want.gpa, 8, value);
-    past_all(run);
     return true;
 }
 
@@ -744,7 +765,9 @@ static inline bool event_mode(struct run *run, struct processor *processor,
     uint64_t rng = event->a;
     struct mmu_cpu cpu = shadow_vcpu_mode(processor->vcpu)->cpu;
     enum world_format format = rng_percent(&rng, 90) ? run->format : world_format(&rng);
-    struct mmu_mode mode = world_mode(&run->world, &cpu, format, &rng);
+    bool again = rng_percent(&rng, 40); /* the same registers once more: only a flush */
+    struct mmu_mode mode = again ? *shadow_vcpu_mode(processor->vcpu)
+                                 : world_mode(&run->world, &cpu, format, &rng);
     struct oracle_cpu oracle = world_oracle(&run->world, &mode);
     int err = shadow_set_mode(processor->vcpu, &mode);
 
