@@ -73,7 +73,7 @@ int nested_fill(struct nested_table *table, uint64_t gpa, uint32_t access)
     for (level = table->config.levels;; level--) {
         entry = &pool_page(&table->pool, index)[(gpa / nested_span(level)) & 511];
         if (nested_present(table, *entry) ? nested_is_leaf(*entry, level)
-                                          : level == target) {
+                                          : level <= target) {
             break;
         }
         if (!nested_present(table, *entry)) {
