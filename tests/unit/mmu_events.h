@@ -36,9 +36,10 @@ struct event {
 
 struct events_config {
     enum shadow_policy policy;
-    bool tlb;    /* with a model of the hardware's TLB in front */
-    bool audit;  /* every invariant after every step */
-    bool stores; /* permitted writes to tables through the guest's mappings happen */
+    bool tlb;        /* with a model of the hardware's TLB in front */
+    bool audit;      /* every invariant after every step */
+    bool stores;     /* permitted writes to tables through the guest's mappings happen */
+    bool keep_pages; /* ignore EVENT_EVICT and EVENT_ZAP */
     uint64_t seed;
 };
 
@@ -123,6 +124,7 @@ struct run {
     enum world_format format; /* mostly */
     bool slot_moved[ARRAY_SIZE(world_slots)];
     uint64_t step;
+    struct shadow_result last; /* of the last access */
     struct shadow_stats total; /* over all runs played with this struct */
     char why[512];
 };
@@ -542,6 +544,7 @@ static inline bool event_access(struct run *run, struct processor *processor,
     bool exited, good;
 
     run_access(run, processor, gva, access, &got);
+    run->last = got;
     exited = got.event != SHADOW_EVENTS;
     good = exited ? check_exit(run, processor, access, &want, &got)
                   : check_silent(run, processor, g, gva, access, &want, &got);
@@ -846,13 +849,17 @@ static inline bool run_event(struct run *run, const struct event *event)
         break;
     }
     case EVENT_EVICT:
-        shadow_evict(run->mmu, event->c);
+        if (!run->config.keep_pages) {
+            shadow_evict(run->mmu, event->c);
+        }
         break;
     case EVENT_SLOT:
         good = event_slot(run, event);
         break;
     case EVENT_ZAP:
-        shadow_zap_all(run->mmu);
+        if (!run->config.keep_pages) {
+            shadow_zap_all(run->mmu);
+        }
         break;
     }
     if (good && run->config.audit && shadow_audit(run->mmu, &error) != 0) {
@@ -923,6 +930,17 @@ static inline size_t run_play(struct run *run, const struct events_config *confi
     return i;
 }
 
+static inline void events_make(struct event *events, size_t count, uint64_t seed)
+{
+    for (size_t i = 0; i < count; i++) {
+        events[i] = event_make(&seed);
+        if (i < EVENT_VCPUS) {
+            events[i].kind = EVENT_MODE;
+            events[i].vcpu = (unsigned)i;
+        }
+    }
+}
+
 /* ---- Shrinking ------------------------------------------------------------------------------------------ */
 
 static inline void event_print(size_t at, const struct event *event)
@@ -981,15 +999,8 @@ static inline int events_check(struct events_config config, uint64_t steps, uint
         memset(&run->total, 0, sizeof(run->total));
     }
     for (uint64_t done = 0; done < steps && err == 0; done += RUN) {
-        uint64_t rng = config.seed = seed++;
-
-        for (size_t i = 0; i < RUN; i++) {
-            events[i] = event_make(&rng);
-            if (i < EVENT_VCPUS) {
-                events[i].kind = EVENT_MODE;
-                events[i].vcpu = (unsigned)i;
-            }
-        }
+        config.seed = seed++;
+        events_make(events, RUN, config.seed);
         size_t at = run_play(run, &config, events, RUN);
         if (at < RUN) {
             run_shrink(run, &config, events, at + 1);
