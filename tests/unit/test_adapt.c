@@ -10,8 +10,9 @@
 
 #include "vmm/adapt.h"
 
-#define CLEARED "smap,smep,popcnt,cx16,erms,fsrm,invpcid,pcid,fsgsbase,rdpid,umip"
-#define REST    " noxsave initcall_blacklist=ptp_kvm_init nopvspin"
+#define CLEARED   "smap,smep,popcnt,cx16,erms,fsrm,invpcid,pcid,fsgsbase,rdpid,umip"
+#define BLACKLIST "initcall_blacklist=ptp_kvm_init,ftrace_check_for_weak_functions"
+#define REST      " noxsave " BLACKLIST " nopvspin nosoftlockup"
 
 static const struct kvm_probe interpreted = { .measured = true,
                                               .cpl0_interpreted = true };
@@ -33,8 +34,8 @@ static void test_adapted(void **state)
     assert_adapted("clearcpuid=a,b quiet clearcpuid=c",
                    "clearcpuid=a,b quiet clearcpuid=c clearcpuid=c," CLEARED REST);
     assert_adapted("noxsave initcall_blacklist=x",
-                   "noxsave initcall_blacklist=x clearcpuid=" CLEARED
-                   " initcall_blacklist=ptp_kvm_init nopvspin");
+                   "noxsave initcall_blacklist=x clearcpuid=" CLEARED " " BLACKLIST
+                   " nopvspin nosoftlockup");
     assert_adapted("noxsaveopt", "noxsaveopt clearcpuid=" CLEARED REST);
     /* What follows "--" is init's. */
     assert_adapted("quiet -- clearcpuid=x noxsave",

@@ -526,6 +526,8 @@ static void test_random_code(void **state)
             break;
         }
         guest_run(guest, code, sizeof(code));
+        if (guest->outcome.computing)
+            insn_burst(guest->engine, &guest->cpu, &guest_ops, guest, 20);
     }
     insn_counts(guest->engine, NULL, 0, &total);
     print_message("%lu of %lu completed\n", total, rounds);

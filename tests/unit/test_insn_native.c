@@ -330,10 +330,112 @@ static void test_same_as_native(void **state)
     assert_true(skipped < ARRAY_SIZE(cases));
 }
 
+/* A run of vector code with plain instructions between, ended by a plain store. */
+NATIVE_FUNCTION(burst, "mov $9, %ecx\n"
+                       "xor %edx, %edx\n"
+                       "1: movd %ecx, %xmm1\n"
+                       "movzbl 3(%rbx,%rcx), %eax\n"
+                       "lea 5(%rdx,%rax,2), %rdx\n"
+                       "movd %edx, %xmm3\n"
+                       "pshufd $0, %xmm3, %xmm3\n"
+                       "paddd %xmm3, %xmm2\n"
+                       "movups %xmm2, 32(%rbx)\n"
+                       "cmp $0x300, %edx\n"
+                       "ja 2f\n"
+                       "rol $3, %rdx\n"
+                       "2: dec %ecx\n"
+                       "jnz 1b\n"
+                       "movq %xmm2, %rsi")
+/* What the test stops at; never run natively. */
+static const uint8_t burst_store[] = { 0x48, 0x89, 0x03 }; /* mov %rax, (%rbx) */
+
+static void test_burst(void **state)
+{
+    const size_t size = (size_t)(end_burst - begin_burst);
+    struct guest *guest = *state;
+    uint8_t *code = &guest->memory[GUEST_CODE - GUEST_BASE];
+    static _Alignas(4096) uint8_t memory[4096];
+    static _Alignas(64) uint8_t image[IMAGE_SIZE];
+    struct machine machine = { .image = image, .components = 3 };
+    const struct test_case test = { .text = "burst" };
+    struct insn_count counts[8];
+    uint64_t seed = 7;
+    uint64_t total;
+    unsigned done;
+
+    for (unsigned i = 0; i < 512; i += 8)
+        store_le64(memory + i, fixture_random(&seed));
+    memcpy(&guest->memory[GUEST_DATA - GUEST_BASE], memory, 512);
+    memcpy(image, guest->image, sizeof(image));
+    guest->cpu.gpr[INSN_RBX] = GUEST_DATA;
+    machine.gpr[INSN_RBX] = (uint64_t)(uintptr_t)memory;
+    machine.flags = 2;
+    native_burst(&machine);
+    memcpy(code, begin_burst, size);
+    memcpy(code + size, burst_store, sizeof(burst_store));
+    done = insn_burst(guest->engine, &guest->cpu, &guest_ops, guest, 10000);
+    assert_in_range(done, 9 * 11 + 3, 9 * 12 + 3);
+    assert_int_equal(guest->cpu.rip, GUEST_CODE + size); /* at the store */
+    assert_true(guest->cpu.fpu_changed);
+    assert_machine_equal(&test, &machine, memory, guest);
+    insn_counts(guest->engine, counts, ARRAY_SIZE(counts), &total);
+    assert_int_equal(total, 9 * 5 + 1); /* plain ones are not counted */
+
+    guest->cpu.rip = GUEST_CODE; /* no more than asked for, and no faults */
+    assert_int_equal(insn_burst(guest->engine, &guest->cpu, &guest_ops, guest, 7), 7);
+    guest->cpu.gpr[INSN_RBX] = 0;
+    guest->cpu.rip = GUEST_CODE;
+    assert_int_equal(insn_burst(guest->engine, &guest->cpu, &guest_ops, guest, 100), 3);
+    memset(code, 0x90, 64); /* nothing for us: give up soon */
+    memcpy(code, (const uint8_t[]){ 0xeb, 0xfe }, 2);
+    guest->cpu.rip = GUEST_CODE;
+    assert_in_range(insn_burst(guest->engine, &guest->cpu, &guest_ops, guest, 100), 0,
+                    20);
+}
+
+static void test_jumps(void **state)
+{
+    struct guest *guest = *state;
+    uint8_t *code = &guest->memory[GUEST_CODE - GUEST_BASE];
+
+    for (unsigned condition = 0; condition < 16; condition++) {
+        for (unsigned flags = 0; flags < 32; flags++) {
+            uint64_t rflags = (flags & 1) | (flags & 2) << 1 | (flags & 4) << 4 |
+                              (flags & 8) << 4 | (flags & 16) << 7;
+            uint64_t taken = 0;
+
+#define CONDITION(n, name)                                                               \
+    case n:                                                                              \
+        __asm__ volatile("push %1; popfq; set" name " %b0"                               \
+                         : "+q"(taken)                                                   \
+                         : "r"(rflags | 2)                                               \
+                         : "cc");                                                        \
+        break;
+            switch (condition) {
+                CONDITION(0, "o")
+                CONDITION(1, "no") CONDITION(2, "b") CONDITION(3, "nb") CONDITION(4, "z")
+                    CONDITION(5, "nz") CONDITION(6, "be") CONDITION(7, "nbe")
+                        CONDITION(8, "s") CONDITION(9, "ns") CONDITION(10, "p")
+                            CONDITION(11, "np") CONDITION(12, "l") CONDITION(13, "nl")
+                                CONDITION(14, "le") CONDITION(15, "nle")
+            }
+            code[0] = (uint8_t)(0x70 | condition);
+            code[1] = 0x10;
+            guest->cpu.rip = GUEST_CODE;
+            guest->cpu.rflags = rflags | 2;
+            assert_int_equal(insn_burst(guest->engine, &guest->cpu, &guest_ops, guest, 1),
+                             1);
+            assert_int_equal(guest->cpu.rip, GUEST_CODE + 2 + (taken ? 0x10 : 0));
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_same_as_native, guest_setup, guest_teardown),
+        cmocka_unit_test_setup_teardown(test_burst, guest_setup, guest_teardown),
+        cmocka_unit_test_setup_teardown(test_jumps, guest_setup, guest_teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

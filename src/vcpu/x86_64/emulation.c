@@ -27,6 +27,7 @@ enum {
     VECTOR_PF = 14,
     INT3 = 0xcc,
     SYNC_AFTER = 16,
+    BURST = 1000, /* some instructions take a microsecond; interrupts wait that long */
     SYNC_PARTS = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS | KVM_SYNC_X86_EVENTS,
     STATE_PARTS = VCPU_STATE_REGS | VCPU_STATE_SREGS | VCPU_STATE_EVENTS,
 };
@@ -458,6 +459,9 @@ enum vcpu_verdict vcpu_arch_emulation_failure(struct vcpu *vcpu)
         return VCPU_GO_ON;
     insn_complete(emulation->engine, &emulation->cpu, &emulation_ops, emulation, bytes,
                   count, &outcome);
+    /* Not while a debugger steps this vCPU. */
+    if (outcome.computing && !outcome.single_step && atomic_load(&vcpu->set->only) < 0)
+        insn_burst(emulation->engine, &emulation->cpu, &emulation_ops, emulation, BURST);
     if (outcome.result == INSN_UNHANDLED) {
         if (emulation->cpu.cpl == 0)
             return failure_end(vcpu, emulation->cpu.rip, &outcome, bytes, count);

@@ -157,8 +157,7 @@ void insn_flags_set(struct insn_run *run, uint64_t mask, uint64_t value)
     run->cpu->rflags = (run->cpu->rflags & ~mask) | (value & mask);
 }
 
-/* Decode at CS:RIP, fetching what @count known bytes lack. */
-static int run_decode(struct insn_run *run, const uint8_t *bytes, size_t count)
+int insn_decode(struct insn_run *run, const uint8_t *bytes, size_t count)
 {
     size_t length = count < sizeof(run->bytes) ? count : sizeof(run->bytes);
     ZyanStatus status;
@@ -197,7 +196,7 @@ static void run_text(struct insn_run *run)
         snprintf(outcome->text, sizeof(outcome->text), "(bad)");
 }
 
-static void run_advance(struct insn_run *run)
+void insn_advance(struct insn_run *run)
 {
     struct insn_cpu *cpu = run->cpu;
 
@@ -205,6 +204,11 @@ static void run_advance(struct insn_run *run)
     if (run->bits != 64)
         cpu->rip &= run->bits == 32 ? 0xffffffff : 0xffff;
     cpu->rflags &= ~RFLAGS_RF;
+}
+
+void insn_count_one(struct insn_engine *engine, unsigned mnemonic)
+{
+    __atomic_fetch_add(&engine->counts[mnemonic], 1, __ATOMIC_RELAXED);
 }
 
 void insn_complete(struct insn_engine *engine, struct insn_cpu *cpu,
@@ -218,14 +222,15 @@ void insn_complete(struct insn_engine *engine, struct insn_cpu *cpu,
                             .outcome = outcome,
                             .bits = insn_code_bits(cpu) };
     bool single_step = cpu->rflags & RFLAGS_TF;
-    insn_handler handler;
+    insn_handler handler = NULL;
+    bool present;
     int result;
 
     memset(outcome, 0, sizeof(*outcome));
     cpu->segments_changed = false;
     cpu->xcr0_changed = false;
     cpu->fpu_changed = false;
-    result = run_decode(&run, bytes, count);
+    result = insn_decode(&run, bytes, count);
     if (result == INSN_CONTINUE) {
         handler = insn_system_handler(run.insn.mnemonic);
         result = handler ? handler(&run) : insn_native_run(&run);
@@ -235,10 +240,12 @@ void insn_complete(struct insn_engine *engine, struct insn_cpu *cpu,
         run_text(&run);
         return;
     }
-    __atomic_fetch_add(&engine->counts[outcome->mnemonic], 1, __ATOMIC_RELAXED);
+    insn_count_one(engine, outcome->mnemonic);
     outcome->result = result == INSN_CONTINUE ? INSN_DONE : INSN_EXCEPTION;
     if (result != INSN_FAULTED)
-        run_advance(&run);
+        insn_advance(&run);
+    outcome->computing = outcome->result == INSN_DONE && !handler &&
+                         insn_host_unit(engine, &run.insn, &present) > INSN_UNIT_INTEGER;
     outcome->single_step = result == INSN_CONTINUE && single_step;
 }
 

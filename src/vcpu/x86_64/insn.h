@@ -123,6 +123,7 @@ struct insn_outcome {
     bool has_payload; /* payload is CR2 (#PF) or DR6 bits (#DB) */
     uint32_t error_code;
     uint64_t payload;
+    bool computing; /* INSN_DONE by an FPU or vector instruction: insn_burst() may pay */
     bool single_step; /* INSN_DONE with RFLAGS.TF set: a #DB with DR6.BS is due */
     char text[96];    /* the disassembly, filled when INSN_UNHANDLED */
 };
@@ -146,6 +147,15 @@ void insn_engine_destroy(struct insn_engine *engine);
 void insn_complete(struct insn_engine *engine, struct insn_cpu *cpu,
                    const struct insn_ops *ops, void *context, const uint8_t *bytes,
                    size_t count, struct insn_outcome *outcome);
+
+/*
+ * After an INSN_DONE that was computing: complete what follows at CS:RIP, at most @max
+ * instructions, while more such instructions keep coming; plain register arithmetic, loads
+ * and jumps between them are run along. Stops before an instruction that is anything else
+ * or would fault. Returns how many were completed.
+ */
+unsigned insn_burst(struct insn_engine *engine, struct insn_cpu *cpu,
+                    const struct insn_ops *ops, void *context, unsigned max);
 
 /* The @max most frequent completed mnemonics, most frequent first; returns how many were
  * stored. @total (may be NULL) is the number of completed instructions. Any thread. */

@@ -119,6 +119,10 @@ enum {
 
 /* ---- insn.c ---- */
 
+/* Decode at CS:RIP, fetching what the @count known bytes lack. */
+int insn_decode(struct insn_run *run, const uint8_t *bytes, size_t count);
+void insn_advance(struct insn_run *run); /* RIP behind the decoded instruction */
+void insn_count_one(struct insn_engine *engine, unsigned mnemonic);
 /* Put the exception in the outcome; returns INSN_FAULTED. */
 int insn_fault(struct insn_run *run, enum insn_vector vector);
 int insn_fault_code(struct insn_run *run, enum insn_vector vector, uint32_t error_code);
@@ -129,6 +133,8 @@ void insn_flags_set(struct insn_run *run, uint64_t mask, uint64_t value);
 
 /* ---- insn_mem.c ---- */
 
+/* The offset that memory operand @op stands for, in its segment. */
+uint64_t insn_offset(const struct insn_run *run, const ZydisDecodedOperand *op);
 /* The linear address of memory operand @op, checked for @size bytes of @access. */
 int insn_address(struct insn_run *run, const ZydisDecodedOperand *op, size_t size,
                  enum insn_access access, uint64_t *address);
@@ -142,8 +148,19 @@ int insn_fetch(struct insn_run *run, size_t count, size_t *length);
 
 /* ---- insn_native.c ---- */
 
+enum insn_unit {
+    INSN_UNIT_NONE,    /* not for native execution */
+    INSN_UNIT_INTEGER, /* general registers and arithmetic flags only */
+    INSN_UNIT_X87,     /* x87 or MMX */
+    INSN_UNIT_SSE,
+    INSN_UNIT_AVX,
+    INSN_UNIT_AVX512,
+};
+
 /* Run the decoded instruction on the host's processor. */
 int insn_native_run(struct insn_run *run);
+/* The same as an instruction of @unit, whatever its ISA set; insn_rewrite()'s rules hold. */
+int insn_native_run_as(struct insn_run *run, enum insn_unit unit);
 
 /* ---- insn_thunk.c ---- */
 
@@ -205,15 +222,6 @@ struct insn_rewrite {
 int insn_rewrite(const struct insn_run *run, struct insn_rewrite *rewrite);
 
 /* ---- insn_host.c ---- */
-
-enum insn_unit {
-    INSN_UNIT_NONE,    /* not for native execution */
-    INSN_UNIT_INTEGER, /* general registers and arithmetic flags only */
-    INSN_UNIT_X87,     /* x87 or MMX */
-    INSN_UNIT_SSE,
-    INSN_UNIT_AVX,
-    INSN_UNIT_AVX512,
-};
 
 /* The unit an instruction belongs to, and whether this host's processor has it. */
 enum insn_unit insn_host_unit(const struct insn_engine *engine,

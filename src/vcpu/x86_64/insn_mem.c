@@ -60,15 +60,10 @@ static int linear_address(struct insn_run *run, unsigned index, uint64_t offset,
     return INSN_CONTINUE;
 }
 
-int insn_address(struct insn_run *run, const ZydisDecodedOperand *op, size_t size,
-                 enum insn_access access, uint64_t *address)
+uint64_t insn_offset(const struct insn_run *run, const ZydisDecodedOperand *op)
 {
     uint64_t offset = op->mem.disp.has_displacement ? (uint64_t)op->mem.disp.value : 0;
-    int index = ZydisRegisterGetId(op->mem.segment);
 
-    if (ZydisRegisterGetClass(op->mem.segment) != ZYDIS_REGCLASS_SEGMENT || index < 0 ||
-        index >= INSN_SEGMENT_COUNT || !size)
-        return INSN_GIVE_UP;
     if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP)
         offset += run->cpu->rip + run->insn.length;
     else if (op->mem.base != ZYDIS_REGISTER_NONE)
@@ -76,10 +71,20 @@ int insn_address(struct insn_run *run, const ZydisDecodedOperand *op, size_t siz
     if (op->mem.index != ZYDIS_REGISTER_NONE)
         offset += insn_gpr_read(run, op->mem.index) * op->mem.scale;
     if (run->insn.address_width == 32)
-        offset = (uint32_t)offset;
-    else if (run->insn.address_width == 16)
-        offset = (uint16_t)offset;
-    return linear_address(run, (unsigned)index, offset, size, access, address);
+        return (uint32_t)offset;
+    return run->insn.address_width == 16 ? (uint16_t)offset : offset;
+}
+
+int insn_address(struct insn_run *run, const ZydisDecodedOperand *op, size_t size,
+                 enum insn_access access, uint64_t *address)
+{
+    int index = ZydisRegisterGetId(op->mem.segment);
+
+    if (ZydisRegisterGetClass(op->mem.segment) != ZYDIS_REGCLASS_SEGMENT || index < 0 ||
+        index >= INSN_SEGMENT_COUNT || !size)
+        return INSN_GIVE_UP;
+    return linear_address(run, (unsigned)index, insn_offset(run, op), size, access,
+                          address);
 }
 
 int insn_access_result(struct insn_run *run, int error, const struct insn_fault *fault)

@@ -245,7 +245,7 @@ static void registers_commit(struct insn_run *run, const struct insn_frame *fram
     insn_flags_set(run, RFLAGS_ARITHMETIC, frame->flags);
 }
 
-int insn_native_run(struct insn_run *run)
+int insn_native_run_as(struct insn_run *run, enum insn_unit unit)
 {
     struct insn_native *native = run->engine->native;
     struct insn_frame frame = { .guest_area = native->guest_area,
@@ -253,15 +253,8 @@ int insn_native_run(struct insn_run *run)
     struct insn_rewrite rewrite;
     uint64_t address = 0;
     uint32_t mxcsr = 0;
-    bool present;
-    enum insn_unit unit = insn_host_unit(run->engine, &run->insn, &present);
-    int result;
+    int result = insn_rewrite(run, &rewrite);
 
-    if (unit == INSN_UNIT_NONE)
-        return INSN_GIVE_UP;
-    if (!present)
-        return insn_fault(run, VECTOR_UD);
-    result = insn_rewrite(run, &rewrite);
     if (result)
         return result;
     frame.components = components_choose(run, unit);
@@ -294,4 +287,14 @@ int insn_native_run(struct insn_run *run)
     }
     registers_commit(run, &frame, rewrite.spare);
     return INSN_CONTINUE;
+}
+
+int insn_native_run(struct insn_run *run)
+{
+    bool present;
+    enum insn_unit unit = insn_host_unit(run->engine, &run->insn, &present);
+
+    if (unit == INSN_UNIT_NONE)
+        return INSN_GIVE_UP;
+    return present ? insn_native_run_as(run, unit) : insn_fault(run, VECTOR_UD);
 }
