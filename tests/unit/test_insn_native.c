@@ -393,32 +393,41 @@ static void test_burst(void **state)
                     20);
 }
 
+#define CONDITIONS(X)                                                                    \
+    X(0, "o")                                                                            \
+    X(1, "no") X(2, "b") X(3, "nb") X(4, "z") X(5, "nz") X(6, "be") X(7, "nbe")          \
+        X(8, "s") X(9, "ns") X(10, "p") X(11, "np") X(12, "l") X(13, "nl") X(14, "le")   \
+            X(15, "nle")
+
+/* What the processor says about a condition. */
+static bool native_condition(unsigned condition, uint64_t flags)
+{
+    uint8_t holds = 0;
+
+    switch (condition) {
+#define CONDITION(n, name)                                                               \
+    case n:                                                                              \
+        __asm__ volatile("push %1; popfq; set" name " %0"                                \
+                         : "=q"(holds)                                                   \
+                         : "r"(flags | 2)                                                \
+                         : "cc", "memory");                                              \
+        break;
+        CONDITIONS(CONDITION)
+    }
+    return holds;
+}
+
 static void test_jumps(void **state)
 {
     struct guest *guest = *state;
     uint8_t *code = &guest->memory[GUEST_CODE - GUEST_BASE];
 
     for (unsigned condition = 0; condition < 16; condition++) {
-        for (unsigned flags = 0; flags < 32; flags++) {
+        for (unsigned flags = 0; flags < 32; flags++) { /* CF PF ZF SF OF */
             uint64_t rflags = (flags & 1) | (flags & 2) << 1 | (flags & 4) << 4 |
                               (flags & 8) << 4 | (flags & 16) << 7;
-            uint64_t taken = 0;
+            bool taken = native_condition(condition, rflags);
 
-#define CONDITION(n, name)                                                               \
-    case n:                                                                              \
-        __asm__ volatile("push %1; popfq; set" name " %b0"                               \
-                         : "+q"(taken)                                                   \
-                         : "r"(rflags | 2)                                               \
-                         : "cc");                                                        \
-        break;
-            switch (condition) {
-                CONDITION(0, "o")
-                CONDITION(1, "no") CONDITION(2, "b") CONDITION(3, "nb") CONDITION(4, "z")
-                    CONDITION(5, "nz") CONDITION(6, "be") CONDITION(7, "nbe")
-                        CONDITION(8, "s") CONDITION(9, "ns") CONDITION(10, "p")
-                            CONDITION(11, "np") CONDITION(12, "l") CONDITION(13, "nl")
-                                CONDITION(14, "le") CONDITION(15, "nle")
-            }
             code[0] = (uint8_t)(0x70 | condition);
             code[1] = 0x10;
             guest->cpu.rip = GUEST_CODE;
