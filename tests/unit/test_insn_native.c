@@ -393,27 +393,34 @@ static void test_burst(void **state)
                     20);
 }
 
-#define CONDITIONS(X)                                                                    \
-    X(0, "o")                                                                            \
-    X(1, "no") X(2, "b") X(3, "nb") X(4, "z") X(5, "nz") X(6, "be") X(7, "nbe")          \
-        X(8, "s") X(9, "ns") X(10, "p") X(11, "np") X(12, "l") X(13, "nl") X(14, "le")   \
-            X(15, "nle")
+#define CONDITION(number, name)                                                          \
+    if (condition == (number))                                                           \
+    __asm__ volatile("push %1; popfq; set" name " %0"                                    \
+                     : "=q"(holds)                                                       \
+                     : "r"(flags | 2)                                                    \
+                     : "cc", "memory")
 
 /* What the processor says about a condition. */
 static bool native_condition(unsigned condition, uint64_t flags)
 {
     uint8_t holds = 0;
 
-    switch (condition) {
-#define CONDITION(n, name)                                                               \
-    case n:                                                                              \
-        __asm__ volatile("push %1; popfq; set" name " %0"                                \
-                         : "=q"(holds)                                                   \
-                         : "r"(flags | 2)                                                \
-                         : "cc", "memory");                                              \
-        break;
-        CONDITIONS(CONDITION)
-    }
+    CONDITION(0, "o");
+    CONDITION(1, "no");
+    CONDITION(2, "b");
+    CONDITION(3, "nb");
+    CONDITION(4, "z");
+    CONDITION(5, "nz");
+    CONDITION(6, "be");
+    CONDITION(7, "nbe");
+    CONDITION(8, "s");
+    CONDITION(9, "ns");
+    CONDITION(10, "p");
+    CONDITION(11, "np");
+    CONDITION(12, "l");
+    CONDITION(13, "nl");
+    CONDITION(14, "le");
+    CONDITION(15, "nle");
     return holds;
 }
 
