@@ -230,6 +230,12 @@ uint64_t virtio_offered(const struct virtio *v)
     return features_read(v, 0) | (uint64_t)features_read(v, 1) << 32;
 }
 
+void virtio_accept(const struct virtio *v, uint64_t features)
+{
+    features_write(v, 0, (uint32_t)features);
+    features_write(v, 1, (uint32_t)(features >> 32));
+}
+
 bool virtio_begin(struct virtio *v, uint64_t wanted)
 {
     unsigned wait;
@@ -242,8 +248,7 @@ bool virtio_begin(struct virtio *v, uint64_t wanted)
     virtio_set_status(v, VIRTIO_ACKNOWLEDGE);
     virtio_set_status(v, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER);
     v->features = virtio_offered(v) & (wanted | FEATURE(VIRTIO_F_VERSION_1));
-    features_write(v, 0, (uint32_t)v->features);
-    features_write(v, 1, (uint32_t)(v->features >> 32));
+    virtio_accept(v, v->features);
     virtio_set_status(v, VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER | VIRTIO_FEATURES_OK);
     if (v->has_msix)
         mmio_write16(v->common + COMMON_CONFIG_VECTOR, 0);
@@ -260,20 +265,21 @@ unsigned virtio_queue_max(const struct virtio *v, unsigned index)
     return mmio_read16(v->common + COMMON_QUEUE_SIZE);
 }
 
-static void address_write(uint64_t at, const void *address)
+static void address_write(uint64_t at, uint64_t address)
 {
-    mmio_write32(at, (uint32_t)(uint64_t)address);
-    mmio_write32(at + 4, (uint32_t)((uint64_t)address >> 32));
+    mmio_write32(at, (uint32_t)address);
+    mmio_write32(at + 4, (uint32_t)(address >> 32));
 }
 
-static bool queue_pci(const struct virtio *v, unsigned index, struct ring *ring)
+static bool queue_pci(const struct virtio *v, unsigned index, struct ring *ring,
+                      const uint64_t place[3])
 {
     uint16_t vector = (uint16_t)(index + 1 < v->msix.count ? index + 1 : 0);
 
     mmio_write16(v->common + COMMON_QUEUE_SIZE, (uint16_t)ring->size);
-    address_write(v->common + COMMON_QUEUE_DESC, &ring->memory->desc);
-    address_write(v->common + COMMON_QUEUE_DRIVER, &ring->memory->driver);
-    address_write(v->common + COMMON_QUEUE_DEVICE, &ring->memory->device);
+    address_write(v->common + COMMON_QUEUE_DESC, place[0]);
+    address_write(v->common + COMMON_QUEUE_DRIVER, place[1]);
+    address_write(v->common + COMMON_QUEUE_DEVICE, place[2]);
     if (v->has_msix) {
         mmio_write16(v->common + COMMON_QUEUE_VECTOR, vector);
         if (mmio_read16(v->common + COMMON_QUEUE_VECTOR) != vector)
@@ -285,24 +291,31 @@ static bool queue_pci(const struct virtio *v, unsigned index, struct ring *ring)
     return mmio_read16(v->common + COMMON_QUEUE_ENABLE) == 1;
 }
 
-static bool queue_mmio(const struct virtio *v, struct ring *ring)
+static bool queue_mmio(const struct virtio *v, struct ring *ring, const uint64_t place[3])
 {
     mmio_write32(v->common + MMIO_QUEUE_SIZE, ring->size);
-    address_write(v->common + MMIO_QUEUE_DESC, &ring->memory->desc);
-    address_write(v->common + MMIO_QUEUE_DRIVER, &ring->memory->driver);
-    address_write(v->common + MMIO_QUEUE_DEVICE, &ring->memory->device);
+    address_write(v->common + MMIO_QUEUE_DESC, place[0]);
+    address_write(v->common + MMIO_QUEUE_DRIVER, place[1]);
+    address_write(v->common + MMIO_QUEUE_DEVICE, place[2]);
     ring->notify = v->common + MMIO_QUEUE_NOTIFY;
     ring->notify_wide = true;
     mmio_write32(v->common + MMIO_QUEUE_READY, 1);
     return mmio_read32(v->common + MMIO_QUEUE_READY) == 1;
 }
 
+bool virtio_queue_at(struct virtio *v, unsigned index, struct ring *ring, uint64_t desc,
+                     uint64_t driver, uint64_t device)
+{
+    const uint64_t place[3] = { desc, driver, device };
+
+    virtio_queue_max(v, index); /* selects it */
+    return v->mmio ? queue_mmio(v, ring, place) : queue_pci(v, index, ring, place);
+}
+
 bool virtio_queue(struct virtio *v, unsigned index, struct ring *ring,
                   struct ring_memory *memory, unsigned size)
 {
-    unsigned max = virtio_queue_max(v, index);
-
-    if (size > max || size > RING_MAX || !size)
+    if (size > virtio_queue_max(v, index) || size > RING_MAX || !size)
         return false;
     memset(ring, 0, sizeof(*ring));
     ring->packed = v->features >> VIRTIO_F_PACKED & 1;
@@ -310,7 +323,8 @@ bool virtio_queue(struct virtio *v, unsigned index, struct ring *ring,
     ring->event_index = v->features >> VIRTIO_F_EVENT_INDEX & 1;
     ring->notify_value = index;
     ring_init(ring, memory, size);
-    return v->mmio ? queue_mmio(v, ring) : queue_pci(v, index, ring);
+    return virtio_queue_at(v, index, ring, (uint64_t)&memory->desc,
+                           (uint64_t)&memory->driver, (uint64_t)&memory->device);
 }
 
 void virtio_ready(const struct virtio *v)

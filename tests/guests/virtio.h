@@ -58,6 +58,11 @@ unsigned virtio_queue_max(const struct virtio *v, unsigned index);
 /* Set queue @index up with @size entries in @memory and enable it. */
 bool virtio_queue(struct virtio *v, unsigned index, struct ring *ring,
                   struct ring_memory *memory, unsigned size);
+/* The same with the ring's three parts wherever the caller says, and no look at the size. */
+bool virtio_queue_at(struct virtio *v, unsigned index, struct ring *ring, uint64_t desc,
+                     uint64_t driver, uint64_t device);
+/* Write the driver's features, whatever was offered. */
+void virtio_accept(const struct virtio *v, uint64_t features);
 /* DRIVER_OK. */
 void virtio_ready(const struct virtio *v);
 uint8_t virtio_config8(const struct virtio *v, unsigned offset);
