@@ -6,7 +6,7 @@ machine="--kernel cloud.vmlinuz --initrd cloud.cpio --memory 256M --timeout 100"
 
 # A shell, typed at.
 talk() {
-    wait_for 1 '^\[init\] up' && wait_for 1 '[#$] ?$' && echo 'echo "sum $((40 + 2))"'
+    wait_for 1 '^\[init\] up' && wait_for 1 '^/ #' && echo 'echo "sum $((40 + 2))"'
     wait_for 1 'sum 42' && echo 'nproc; uname -s; poweroff -f'
     sleep 100
 }
