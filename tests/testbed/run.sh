@@ -34,8 +34,7 @@ done
 options=()
 for option in $(sed -n 's/^# level1: *//p' "$group"); do options+=("$option"); done
 status=0
-"$testbed" run -t 900 "${options[@]}" "${places[@]}" "$group" >"$work/output" || status=$?
-cat "$work/output"
+"$testbed" run -t 900 "${options[@]}" "${places[@]}" "$group" | tee "$work/output" || status=$?
 # Without its last line the group did not reach its end, whatever the status says.
 grep -Eq '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$work/output" || {
     echo "the group ended early (status $status)"
