@@ -261,6 +261,9 @@ static int add_string(const struct config_key *key, void *object, const char *te
     if (text[0] == '\0') {
         return config_refuse(why, "expected a name, got an empty string");
     }
+    if (strchr(text, ',') != NULL) {
+        return config_refuse(why, "expected one name, got a comma in it");
+    }
     if (config_count(key, object) >= key->max) {
         return config_refuse(why, "too many: at most %" PRIu64, key->max);
     }
