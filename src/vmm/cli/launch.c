@@ -298,14 +298,17 @@ static int tell_outcome(const struct launch *launch, const struct umbra_outcome 
     if (outcome->kind == UMBRA_OUTCOME_POWEROFF && launch->options->verbosity < 0) {
         return status;
     }
-    say(launch, "%s (after %.1f s; exit status %d)", outcome->reason,
-        (double)outcome->run_ns / 1e9, status);
+    console_io_fresh_line(&launch->console);
+    /* The reason comes last: it is what one looks for. */
+    if (outcome->report[0] != '\0' &&
+        (outcome->kind != UMBRA_OUTCOME_PANIC || launch->options->verbosity > 0)) {
+        print_block("report", outcome->report);
+    }
     if (outcome->kind == UMBRA_OUTCOME_PANIC && outcome->console_tail[0] != '\0') {
         print_block("the console's last lines", outcome->console_tail);
     }
-    if (outcome->report[0] != '\0') {
-        print_block("report", outcome->report);
-    }
+    say(launch, "%s (after %.1f s; exit status %d)", outcome->reason,
+        (double)outcome->run_ns / 1e9, status);
     return status;
 }
 
