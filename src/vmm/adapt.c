@@ -20,14 +20,15 @@ struct option {
     bool repeats;     /* may be given several times: added although the user gave one */
 };
 
-/* Hypercalls never complete there: what would make one is left out. So is a check of every
- * traceable function's name, minutes of work without an effect on guests that do not trace,
- * and the watchdog, which takes an interpreted kernel's long initcalls for lockups. */
+/* Hypercalls never complete there: what would make one is left out. So are self-tests that
+ * take an interpreted kernel many minutes: of every traceable function's name, and of
+ * ciphers and elliptic curves; and the watchdog, which takes long initcalls for lockups. */
 static const struct option options[] = {
     { "noxsave", false },
     { "initcall_blacklist=ptp_kvm_init,ftrace_check_for_weak_functions", true },
     { "nopvspin", false },
     { "nosoftlockup", false },
+    { "cryptomgr.notests", false },
 };
 
 /* The value of the last "name=..." word of @line; its length in *length, or NULL. */

@@ -12,7 +12,7 @@
 
 #define CLEARED   "smap,smep,popcnt,cx16,erms,fsrm,invpcid,pcid,fsgsbase,rdpid,umip"
 #define BLACKLIST "initcall_blacklist=ptp_kvm_init,ftrace_check_for_weak_functions"
-#define REST      " noxsave " BLACKLIST " nopvspin nosoftlockup"
+#define REST      " noxsave " BLACKLIST " nopvspin nosoftlockup cryptomgr.notests"
 
 static const struct kvm_probe interpreted = { .measured = true,
                                               .cpl0_interpreted = true };
@@ -35,7 +35,7 @@ static void test_adapted(void **state)
                    "clearcpuid=a,b quiet clearcpuid=c clearcpuid=c," CLEARED REST);
     assert_adapted("noxsave initcall_blacklist=x",
                    "noxsave initcall_blacklist=x clearcpuid=" CLEARED " " BLACKLIST
-                   " nopvspin nosoftlockup");
+                   " nopvspin nosoftlockup cryptomgr.notests");
     assert_adapted("noxsaveopt", "noxsaveopt clearcpuid=" CLEARED REST);
     /* What follows "--" is init's. */
     assert_adapted("quiet -- clearcpuid=x noxsave",
