@@ -47,7 +47,7 @@ struct oracle_result {
     /* The translation, whatever the access: valid when `mapped`. */
     bool mapped;
     bool writable, user, executable, global, dirty;
-    unsigned key, shift;
+    unsigned key, shift, cache; /* cache: PAT, PCD, PWT as bits 2 to 0 */
     /* Entries on the path, top first. */
     unsigned count;
     uint64_t where[5], was[5], becomes[5];
@@ -232,6 +232,8 @@ static inline void oracle_page(const struct oracle_cpu *cpu, uint64_t entry,
     result->gpa = page + (va % ((uint64_t)1 << shift));
     result->global = cpu->pge && oracle_bit(entry, 8);
     result->dirty = oracle_bit(entry, 6);
+    result->cache = oracle_bit(entry, 3) + 2 * oracle_bit(entry, 4) +
+                    4 * oracle_bit(entry, shift == 12 ? 7 : 12);
 }
 
 /* SDM 4.5, tables 4-14 to 4-20: reserved bits of 4-level and 5-level entries. */

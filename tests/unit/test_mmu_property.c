@@ -9,7 +9,7 @@
 #include <cmocka.h>
 #include <errno.h>
 
-#include "mmu_events.h"
+#include "mmu_play.h"
 
 static void check(struct events_config config, uint64_t steps)
 {

@@ -42,6 +42,9 @@ static const char *leaf_differs(const struct mmu_walk *walk,
     if (to->shift != want->shift || to->page != want->gpa >> want->shift << want->shift) {
         return "page";
     }
+    if (to->cache != want->cache) {
+        return "memory type";
+    }
     if (to->perms != perms || to->global != want->global || to->pkey != want->key) {
         return "permissions";
     }
