@@ -48,7 +48,7 @@ static void check_interrupt(void)
     isa_route(1, KEYBOARD_VECTOR);
     CHECK(i8042_command(0x60) && i8042_write(0x41));
     CHECK(i8042_write(0xee));
-    CHECK(time_wait_for(&interrupt_counts[KEYBOARD_VECTOR], 1, 2000));
+    CHECK(time_wait_for(&interrupt_counts[KEYBOARD_VECTOR], 1, 10000));
     CHECK(last_byte == 0xee);
     interrupts_off();
     print("interrupt\n");

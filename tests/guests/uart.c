@@ -80,13 +80,13 @@ static void check_interrupts(unsigned irq)
     isa_route(irq, UART_VECTOR);
     put(MCR, 0x0b);
     put(IER, 0x02);
-    CHECK(time_wait_for(&interrupt_counts[UART_VECTOR], 1, 2000));
+    CHECK(time_wait_for(&interrupt_counts[UART_VECTOR], 1, 10000));
     CHECK(last_iir == 2); /* transmitter empty */
     put(IER, 0x01);
     put(IIR, 0x01); /* FIFO on, trigger at one byte */
     put(MCR, 0x1b);
     put(DATA, 'x');
-    CHECK(time_wait_for(&interrupt_counts[UART_VECTOR], 2, 2000));
+    CHECK(time_wait_for(&interrupt_counts[UART_VECTOR], 2, 10000));
     CHECK(last_iir == 4); /* received data */
     interrupts_off();
     put(IER, 0);

@@ -113,7 +113,7 @@ static void start_processors(void)
 
     for (i = 1; i < running; i++) {
         smp_run(i, NULL, NULL); /* an IPI without a job */
-        time_wait_for(&cpu_get(i)->ipis, 1, 500);
+        time_wait_for(&cpu_get(i)->ipis, 1, 5000);
     }
     print("  %-22s %u listed, %u running, APIC ids", "started by INIT-SIPI", listed,
           running);

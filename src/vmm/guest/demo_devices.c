@@ -40,7 +40,7 @@ static void rtc_interrupt(struct trap_frame *frame)
 static void report_ticks(const char *name, unsigned vector, unsigned ticks)
 {
     uint64_t from = time_us();
-    bool good = time_wait_for(&interrupt_counts[vector], ticks, 1000);
+    bool good = time_wait_for(&interrupt_counts[vector], ticks, 5000);
 
     interrupts_off();
     if (good)

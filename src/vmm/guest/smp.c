@@ -60,7 +60,7 @@ static bool cpu_start(unsigned index, unsigned apic_id)
     if (online_wait(cpu, 200))
         return true;
     lapic_command(apic_id, ICR_STARTUP | TRAMPOLINE >> 12);
-    return online_wait(cpu, 2000);
+    return online_wait(cpu, 10000);
 }
 
 unsigned smp_start(void)
