@@ -105,6 +105,19 @@ class Guests(unittest.TestCase):
         self.assertEqual(child.returncode, 128 + signal.SIGTERM)
         os.close(reader)
 
+    def test_late_reader(self):
+        """More output than fits anywhere on the way, read late: all of it arrives."""
+        count = 150000
+        code = (b"\xb9" + count.to_bytes(4, "little") +    # mov ecx, count
+                b"\x66\xba\xf8\x03\xb0\x21\xee\xe2\xfd" + EXIT_5)  # loop: out
+        child = subprocess.Popen([launcher.UMBRA, "run", *self.flat(code)],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE)
+        time.sleep(1)
+        output, errors = child.communicate(timeout=launcher.PATIENCE)
+        self.assertEqual(child.returncode, 11, errors)
+        self.assertEqual(output, b"!" * count)
+
     # ---- The terminal ----------------------------------------------------------------------
 
     def terminal(self, *arguments):

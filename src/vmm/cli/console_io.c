@@ -3,38 +3,68 @@
 #include "vmm/cli/console_io.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
     CTRL_A = 1,
-    OUTPUT_CHUNK = 256, /* what a terminal or pipe that polls writable takes at once */
-    OUTPUT_WAIT_MS = 100,
+    OUTPUT_CHUNK =
+        512,          /* POSIX's PIPE_BUF: a pipe that polls writable takes it at once */
     INPUT_CHUNK = 16, /* a UART's FIFO */
     INPUT_RETRY_MS = 10,
 };
 
-void console_io_init(struct console_io *io, bool guest_ctrl_c,
-                     void (*command)(void *context, char key), void *context)
+/*
+ * A description of stdout of our own can be made non-blocking without a change to the one
+ * that others share. A file keeps its position in the shared one, and never blocks long.
+ */
+static int open_output(void)
+{
+    struct stat info;
+
+    if (fstat(STDOUT_FILENO, &info) == 0 &&
+        (S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode))) {
+        int fd = open("/proc/self/fd/1", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+        if (fd >= 0) {
+            return fd;
+        }
+    }
+    return STDOUT_FILENO;
+}
+
+int console_io_init(struct console_io *io, bool guest_ctrl_c,
+                    void (*command)(void *context, char key), void *context)
 {
     memset(io, 0, sizeof(*io));
     io->input_port = -1;
     io->guest_ctrl_c = guest_ctrl_c;
     io->command = command;
     io->context = context;
-    io->broken_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     atomic_init(&io->last_output, '\n');
+    pthread_mutex_init(&io->lock, NULL);
+    pthread_cond_init(&io->room, NULL);
+    io->output_fd = open_output();
+    io->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return io->wake_fd >= 0 ? 0 : -errno;
 }
 
 void console_io_fini(struct console_io *io)
 {
-    if (io->broken_fd >= 0) {
-        close(io->broken_fd);
+    if (io->wake_fd >= 0) {
+        close(io->wake_fd);
     }
+    if (io->output_fd != STDOUT_FILENO) {
+        close(io->output_fd);
+    }
+    pthread_cond_destroy(&io->room);
+    pthread_mutex_destroy(&io->lock);
 }
 
 /* Is port @index "stdio"? -1 behind the last port. */
@@ -69,46 +99,90 @@ bool console_io_wants_stdin(const struct umbra_config *config)
 
 /* ---- Output ------------------------------------------------------------------ */
 
-static void mark_broken(struct console_io *io)
-{
-    atomic_store(&io->stopping, true);
-    eventfd_write(io->broken_fd, 1);
-}
-
-/* On a thread of the VM. Waits for a slow reader, but not once the guest is to stop. */
-static void write_output(void *context, const void *bytes, size_t length)
+/* On a thread of the VM. Waits for room, but not once the guest is to stop. */
+static void queue_output(void *context, const void *bytes, size_t length)
 {
     struct console_io *io = context;
     const char *p = bytes;
 
+    pthread_mutex_lock(&io->lock);
     while (length > 0) {
-        struct pollfd out = { .fd = STDOUT_FILENO, .events = POLLOUT };
-        size_t chunk = length < OUTPUT_CHUNK ? length : OUTPUT_CHUNK;
-        bool stopping = atomic_load(&io->stopping);
-        ssize_t n;
+        size_t end = (io->output_start + io->output_length) % CONSOLE_IO_OUTPUT;
+        size_t room = CONSOLE_IO_OUTPUT - io->output_length, n = length;
 
-        if (poll(&out, 1, stopping ? 0 : OUTPUT_WAIT_MS) <= 0) {
-            if (stopping) {
-                return;
+        if (room == 0) {
+            if (io->stopping) {
+                break;
             }
+            pthread_cond_wait(&io->room, &io->lock);
             continue;
         }
-        n = write(STDOUT_FILENO, p, chunk);
-        if (n < 0 && errno != EAGAIN && errno != EINTR) {
-            mark_broken(io);
-            return;
+        n = n < room ? n : room;
+        n = n < CONSOLE_IO_OUTPUT - end ? n : CONSOLE_IO_OUTPUT - end;
+        if (io->output_length == 0) {
+            eventfd_write(io->wake_fd, 1);
         }
-        if (n > 0) {
-            atomic_store(&io->last_output, p[n - 1]);
-            p += n;
-            length -= (size_t)n;
+        memcpy(io->output + end, p, n);
+        io->output_length += n;
+        p += n;
+        length -= n;
+    }
+    pthread_mutex_unlock(&io->lock);
+}
+
+int console_io_output_fd(struct console_io *io)
+{
+    size_t length;
+
+    pthread_mutex_lock(&io->lock);
+    length = io->output_length;
+    pthread_mutex_unlock(&io->lock);
+    return length > 0 && !io->broken ? io->output_fd : -1;
+}
+
+void console_io_drain(struct console_io *io)
+{
+    char chunk[OUTPUT_CHUNK];
+    eventfd_t ignored;
+
+    eventfd_read(io->wake_fd, &ignored);
+    while (!io->broken) {
+        size_t n = 0;
+        ssize_t written;
+
+        /* Only this thread takes bytes out: what is copied stays at the start. */
+        pthread_mutex_lock(&io->lock);
+        while (n < sizeof(chunk) && n < io->output_length) {
+            chunk[n] = io->output[(io->output_start + n) % CONSOLE_IO_OUTPUT];
+            n++;
+        }
+        pthread_mutex_unlock(&io->lock);
+        written = n > 0 ? write(io->output_fd, chunk, n) : 0;
+        if (written < 0 && errno != EAGAIN && errno != EINTR) {
+            io->broken = true;
+            console_io_stop(io);
+        }
+        if (written <= 0) {
+            break;
+        }
+        atomic_store(&io->last_output, chunk[written - 1]);
+        pthread_mutex_lock(&io->lock);
+        io->output_start = (io->output_start + (size_t)written) % CONSOLE_IO_OUTPUT;
+        io->output_length -= (size_t)written;
+        pthread_cond_broadcast(&io->room);
+        pthread_mutex_unlock(&io->lock);
+        if (io->output_fd == STDOUT_FILENO) {
+            break; /* it may block: poll before the next write */
         }
     }
 }
 
 void console_io_stop(struct console_io *io)
 {
-    atomic_store(&io->stopping, true);
+    pthread_mutex_lock(&io->lock);
+    io->stopping = true;
+    pthread_cond_broadcast(&io->room);
+    pthread_mutex_unlock(&io->lock);
 }
 
 void console_io_fresh_line(const struct console_io *io)
@@ -130,7 +204,7 @@ int console_io_attach(struct console_io *io, struct umbra_vm *vm,
         if (port_is_stdio(config, i) == 0) {
             continue;
         }
-        rc = umbra_console_set_output(vm, (unsigned)i, write_output, io);
+        rc = umbra_console_set_output(vm, (unsigned)i, queue_output, io);
         if (rc != 0) {
             error->code = UMBRA_ERROR_INTERNAL;
             snprintf(error->message, sizeof(error->message), "serial port %d: %s", i,

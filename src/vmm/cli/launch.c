@@ -18,7 +18,10 @@
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/term.h"
 
-enum { HANG_SECONDS = 20 }; /* a stop or a release that takes longer has failed */
+enum {
+    HANG_SECONDS = 20,     /* a stop or a release that takes longer has failed */
+    LAST_OUTPUT_MS = 1000, /* for a reader of a stopped guest's output to go on reading */
+};
 
 struct launch {
     const struct launch_options *options;
@@ -230,31 +233,61 @@ static int poll_timeout(const struct launch *launch)
     return timeout;
 }
 
-static void wait_for_end(struct launch *launch)
+/* One turn of the loop; the VM's end is looked at if @vm_fd is not -1. */
+static bool turn(struct launch *launch, int vm_fd, int timeout)
 {
     struct pollfd fds[] = {
-        { .fd = umbra_vm_event_fd(launch->vm), .events = POLLIN },
+        { .fd = vm_fd, .events = POLLIN },
         { .fd = launch->signal_fd, .events = POLLIN },
-        { .fd = launch->console.broken_fd, .events = POLLIN },
-        { .fd = -1, .events = POLLIN },
+        { .fd = launch->console.wake_fd, .events = POLLIN },
+        { .fd = console_io_output_fd(&launch->console), .events = POLLOUT },
+        { .fd = vm_fd >= 0 ? console_io_input_fd(&launch->console) : -1,
+          .events = POLLIN },
     };
 
-    while ((fds[0].revents & POLLIN) == 0) {
-        fds[3].fd = console_io_input_fd(&launch->console);
-        if (poll(fds, sizeof(fds) / sizeof(fds[0]), poll_timeout(launch)) < 0) {
-            continue; /* EINTR: a debugger */
-        }
-        if (fds[1].revents != 0) {
-            take_signal(launch);
-        }
-        if (fds[2].revents != 0 && launch->stop_asked == 0) {
-            stop_request(launch, SIGPIPE, true);
-        }
-        console_io_pump(&launch->console, fds[3].revents != 0);
+    if (poll(fds, sizeof(fds) / sizeof(fds[0]), timeout) < 0) {
+        return false; /* EINTR: a debugger */
+    }
+    if (fds[1].revents != 0) {
+        take_signal(launch);
+    }
+    if (fds[3].revents != 0) {
+        console_io_drain(&launch->console);
+    } else if (fds[2].revents != 0 && fds[3].fd < 0) {
+        eventfd_t ignored;
+
+        eventfd_read(launch->console.wake_fd, &ignored); /* the next turn polls stdout */
+    }
+    if (launch->console.broken && launch->stop_asked == 0) {
+        stop_request(launch, SIGPIPE, true);
+    }
+    if (vm_fd >= 0) {
+        console_io_pump(&launch->console, fds[4].revents != 0);
+    }
+    return (fds[0].revents & POLLIN) != 0;
+}
+
+static void wait_for_end(struct launch *launch)
+{
+    int vm_fd = umbra_vm_event_fd(launch->vm);
+    uint64_t patience = 0;
+
+    while (!turn(launch, vm_fd, poll_timeout(launch))) {
         if (launch->grace_end != 0 && now_ms() >= launch->grace_end) {
             say(launch, "the guest did not power off in time");
             stop_now(launch);
         }
+    }
+    launch->grace_end = 0;
+    /* What it said last; a slow reader gets all of it unless the user wants out. */
+    while (console_io_output_fd(&launch->console) >= 0) {
+        if (launch->stop_asked > 0 && patience == 0) {
+            patience = now_ms() + LAST_OUTPUT_MS;
+        }
+        if (patience != 0 && now_ms() >= patience) {
+            break;
+        }
+        turn(launch, -1, 100);
     }
 }
 
@@ -366,12 +399,13 @@ int launch(struct umbra_config *config, const struct launch_options *options)
     static const enum umbra_log_level levels[] = { UMBRA_LOG_ERROR, UMBRA_LOG_WARNING,
                                                    UMBRA_LOG_INFO, UMBRA_LOG_DEBUG };
     struct launch launch = { .options = options };
-    int status = EXIT_STATUS_INTERNAL;
+    int status = EXIT_STATUS_INTERNAL, rc;
 
-    console_io_init(&launch.console, options->guest_ctrl_c, console_command, &launch);
+    rc =
+        console_io_init(&launch.console, options->guest_ctrl_c, console_command, &launch);
     launch.signal_fd = open_signals();
     launch.terminal = console_io_wants_stdin(config) && term_present();
-    if (launch.signal_fd < 0 || launch.console.broken_fd < 0) {
+    if (launch.signal_fd < 0 || rc != 0) {
         perror("umbra: signalfd or eventfd");
         goto out;
     }
