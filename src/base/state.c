@@ -254,7 +254,7 @@ static bool cursor_field(struct cursor *c, const uint8_t **name, uint8_t *name_l
 
 static bool section_parse(struct cursor *c, struct state_section *section)
 {
-    uint32_t length, crc, name_length;
+    uint32_t length, crc, size;
     const uint8_t *name, *bytes;
     struct cursor body;
 
@@ -271,7 +271,7 @@ static bool section_parse(struct cursor *c, struct state_section *section)
     while (body.left != 0) {
         uint8_t field_length;
 
-        if (!cursor_field(&body, &name, &field_length, &bytes, &name_length)) {
+        if (!cursor_field(&body, &name, &field_length, &bytes, &size)) {
             return false;
         }
     }

@@ -4,11 +4,9 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -38,11 +36,8 @@ struct char_end {
     void *output_context;
 
     char name[128];
-    int fd;         /* of the connection, file or pty; -1: none */
-    int listen_fd;  /* UNIX */
-    bool socket;    /* fd is a socket */
-    bool pipe;      /* fd is a pipe */
-    bool read_only; /* fd takes no output */
+    struct char_end_fd file; /* the connection, file or pty; fd -1: none */
+    int listen_fd;           /* UNIX */
     bool connected;
     bool input_over; /* end of file */
     bool refused;    /* char_end_write took less than all: say when there is room */
@@ -86,62 +81,7 @@ static void ring_drop(struct ring *ring, size_t length)
     ring->used -= length;
 }
 
-/* ---- The descriptor ---------------------------------------------------------------- */
-
-/* Whether a blocking descriptor (one that could not be reopened non-blocking) would take
- * a few bytes now. */
-static bool fd_writable(int fd)
-{
-    struct pollfd poll_fd = { .fd = fd, .events = POLLOUT };
-
-    return poll(&poll_fd, 1, 0) == 1;
-}
-
-/* write(2) to a pipe whose reader has gone, without the embedder's process getting
- * SIGPIPE. */
-static ssize_t pipe_write(int fd, const void *bytes, size_t length)
-{
-    const struct timespec now = { 0 };
-    sigset_t pipe_set, old, pending;
-    bool was_pending;
-    ssize_t rc;
-    int error;
-
-    sigemptyset(&pipe_set);
-    sigaddset(&pipe_set, SIGPIPE);
-    sigpending(&pending);
-    was_pending = sigismember(&pending, SIGPIPE) == 1;
-    pthread_sigmask(SIG_BLOCK, &pipe_set, &old);
-    rc = write(fd, bytes, length);
-    error = errno;
-    if (rc < 0 && error == EPIPE && !was_pending) {
-        while (sigtimedwait(&pipe_set, NULL, &now) < 0 && errno == EINTR) {
-        }
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    errno = error;
-    return rc;
-}
-
-static ssize_t end_write_fd(struct char_end *end, const void *bytes, size_t length)
-{
-    ssize_t rc;
-
-    do {
-        if (end->socket) {
-            rc = send(end->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
-        } else if (end->kind == CHAR_END_FD && !fd_writable(end->fd)) {
-            errno = EAGAIN;
-            return -1;
-        } else if (end->pipe) {
-            /* A ready pipe takes PIPE_BUF bytes without blocking. */
-            rc = pipe_write(end->fd, bytes, length < 4096 ? length : 4096);
-        } else {
-            rc = write(end->fd, bytes, length);
-        }
-    } while (rc < 0 && errno == EINTR);
-    return rc;
-}
+/* ---- The other side ------------------------------------------------------------------ */
 
 static void end_watch_update(struct char_end *end)
 {
@@ -190,30 +130,35 @@ static void end_disconnect(struct char_end *end)
         ring_drop(&end->out, end->out.used);
         __attribute__((fallthrough));
     default:
-        close(end->fd);
-        end->fd = -1;
+        close(end->file.fd);
+        end->file.fd = -1;
         break;
     }
     end_set_connected(end, false);
 }
 
-/* Write what is buffered as far as the other side takes it. */
-static void end_flush(struct char_end *end)
+/* Write what is buffered as far as the other side takes it; false: it failed for good,
+ * for the reason in errno. */
+static bool end_write_out(struct char_end *end)
 {
-    const uint8_t *bytes;
+    while (end->out.used != 0) {
+        const uint8_t *bytes;
+        size_t length = ring_peek(&end->out, &bytes);
+        ssize_t rc = char_end_fd_write(&end->file, bytes, length);
 
-    while (end->out.used != 0 && end->connected) {
-        ssize_t rc = end_write_fd(end, bytes, ring_peek(&end->out, &bytes));
-
-        if (rc < 0 && errno == EAGAIN) {
-            break;
-        }
         if (rc < 0) {
-            log_info(end->log, "%s: output stopped: %s", end->id, strerror(errno));
-            end_disconnect(end);
-            return;
+            return errno == EAGAIN;
         }
         ring_drop(&end->out, (size_t)rc);
+    }
+    return true;
+}
+
+static void end_flush(struct char_end *end)
+{
+    if (end->connected && !end_write_out(end)) {
+        log_info(end->log, "%s: output stopped: %s", end->id, strerror(errno));
+        end_disconnect(end);
     }
 }
 
@@ -225,10 +170,7 @@ static void end_fill(struct char_end *end)
     if (end->in.used >= CHAR_END_READ) {
         return;
     }
-    do {
-        rc = end->socket ? recv(end->fd, buffer, sizeof(buffer), MSG_DONTWAIT)
-                         : read(end->fd, buffer, sizeof(buffer));
-    } while (rc < 0 && errno == EINTR);
+    rc = char_end_fd_read(&end->file, buffer, sizeof(buffer));
     if (rc > 0) {
         ring_put(&end->in, buffer, (size_t)rc);
     } else if (rc == 0 && end->kind == CHAR_END_FD) {
@@ -275,7 +217,7 @@ static int end_connect(struct char_end *end)
     int rc;
 
     end_set_connected(end, true);
-    rc = loop_watch_add(end->loop, end->fd, POLLIN, end->lock, end_polled, end,
+    rc = loop_watch_add(end->loop, end->file.fd, POLLIN, end->lock, end_polled, end,
                         &end->watch);
     if (rc < 0) {
         end->watch = NULL;
@@ -291,7 +233,7 @@ static int end_connect(struct char_end *end)
 static void end_pty_look(void *context)
 {
     struct char_end *end = context;
-    struct pollfd poll_fd = { .fd = end->fd, .events = 0 };
+    struct pollfd poll_fd = { .fd = end->file.fd, .events = 0 };
 
     if (poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLHUP) != 0) {
         loop_timer_arm(end->pty_timer, clock_ns() + CHAR_END_PTY_POLL);
@@ -308,15 +250,14 @@ static void end_accept(void *context, uint32_t events)
     if (fd < 0) {
         return;
     }
-    if (end->fd >= 0) {
+    if (end->file.fd >= 0) {
         close(fd); /* one client at a time */
         return;
     }
-    end->fd = fd;
-    end->socket = true;
+    end->file = (struct char_end_fd){ .fd = fd, .socket = true, .writable = true };
     if (end_connect(end) < 0) {
-        close(end->fd);
-        end->fd = -1;
+        close(end->file.fd);
+        end->file.fd = -1;
         end_set_connected(end, false);
     }
 }
@@ -326,7 +267,7 @@ static void end_accept(void *context, uint32_t events)
 static void end_file_write(struct char_end *end, const uint8_t *bytes, size_t length)
 {
     while (length != 0) {
-        ssize_t rc = write(end->fd, bytes, length);
+        ssize_t rc = write(end->file.fd, bytes, length);
 
         if (rc < 0 && errno == EINTR) {
             continue;
@@ -349,7 +290,7 @@ static size_t end_buffer_write(struct char_end *end, const uint8_t *bytes, size_
 {
     size_t taken;
 
-    if (end->kind == CHAR_END_FD && (!end->connected || end->read_only)) {
+    if (end->kind == CHAR_END_FD && (!end->connected || !end->file.writable)) {
         end->stats.dropped += length;
         return length;
     }
@@ -453,26 +394,11 @@ void char_end_get_stats(const struct char_end *end, struct char_end_stats *stats
 
 /* ---- Life -------------------------------------------------------------------------- */
 
-static int end_open_fd(struct char_end *end, int fd, struct umbra_error *error)
-{
-    struct char_end_fd own;
-    int rc = char_end_open_fd(fd, &own, error);
-
-    if (rc < 0) {
-        return rc;
-    }
-    end->fd = own.fd;
-    end->socket = own.socket;
-    end->pipe = own.pipe;
-    end->input_over = !own.readable;
-    end->read_only = !own.writable;
-    end->connected = true;
-    return 0;
-}
-
 static int end_open(struct char_end *end, const struct char_end_config *config,
                     struct umbra_error *error)
 {
+    int rc;
+
     switch (config->kind) {
     case CHAR_END_NONE:
     case CHAR_END_CALLBACK:
@@ -481,14 +407,17 @@ static int end_open(struct char_end *end, const struct char_end_config *config,
     case CHAR_END_FILE:
         snprintf(end->name, sizeof(end->name), "%s", config->path);
         end->connected = true;
-        return char_end_open_file(config->path, &end->fd, error);
+        return char_end_open_file(config->path, &end->file, error);
     case CHAR_END_PTY:
-        return char_end_open_pty(end->name, sizeof(end->name), &end->fd, error);
+        return char_end_open_pty(end->name, sizeof(end->name), &end->file, error);
     case CHAR_END_UNIX:
         snprintf(end->name, sizeof(end->name), "%s", config->path);
         return char_end_open_unix(config->path, &end->listen_fd, error);
     case CHAR_END_FD:
-        return end_open_fd(end, config->fd, error);
+        end->connected = true;
+        rc = char_end_open_fd(config->fd, &end->file, error);
+        end->input_over = rc == 0 && !end->file.readable;
+        return rc;
     }
     return error_set(error, UMBRA_ERROR_USAGE, EINVAL, "unknown kind of character end %d",
                      (int)config->kind);
@@ -511,7 +440,7 @@ int char_end_create(struct loop *loop, const struct log *log, const char *id,
     new->lock = lock;
     new->output = config->output;
     new->output_context = config->output_context;
-    new->fd = -1;
+    new->file.fd = -1;
     new->listen_fd = -1;
     new->hungry = true;
     new->in.bytes = malloc(CHAR_END_BUFFER);
@@ -557,8 +486,8 @@ int char_end_attach(struct char_end *end, const struct char_end_ops *ops, void *
                             &end->listen_watch);
         break;
     case CHAR_END_FD:
-        rc = loop_watch_add(end->loop, end->fd, end->input_over ? 0 : POLLIN, end->lock,
-                            end_polled, end, &end->watch);
+        rc = loop_watch_add(end->loop, end->file.fd, end->input_over ? 0 : POLLIN,
+                            end->lock, end_polled, end, &end->watch);
         break;
     default:
         break;
@@ -582,24 +511,15 @@ void char_end_destroy(struct char_end *end)
     end->watch = NULL;
     end->ops = NULL;
     pthread_mutex_unlock(end->lock);
-    if (end->out.bytes != NULL && end->connected && end->fd >= 0) {
-        const uint8_t *bytes;
-
-        while (end->out.used != 0) {
-            ssize_t rc = end_write_fd(end, bytes, ring_peek(&end->out, &bytes));
-
-            if (rc <= 0) {
-                break;
-            }
-            ring_drop(&end->out, (size_t)rc);
-        }
+    if (end->connected && end->file.fd >= 0 && end->out.bytes != NULL) {
+        end_write_out(end);
     }
     if (end->listen_fd >= 0) {
         close(end->listen_fd);
         unlink(end->name);
     }
-    if (end->fd >= 0) {
-        close(end->fd);
+    if (end->file.fd >= 0) {
+        close(end->file.fd);
     }
     free(end->in.bytes);
     free(end->out.bytes);

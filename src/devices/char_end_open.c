@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening what a character end can be: files, pseudo-terminals, sockets, descriptors. */
+/* What a character end can be: files, pseudo-terminals, sockets, descriptors. */
 #include "devices/char_end_open.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,17 +18,20 @@
 
 #include "base/error.h"
 
-int char_end_open_file(const char *path, int *fd, struct umbra_error *error)
+int char_end_open_file(const char *path, struct char_end_fd *file,
+                       struct umbra_error *error)
 {
-    *fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
-    if (*fd < 0) {
+    *file = (struct char_end_fd){ .writable = true };
+    file->fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
+    if (file->fd < 0) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot create the output file %s", path);
     }
     return 0;
 }
 
-int char_end_open_pty(char *name, size_t size, int *fd, struct umbra_error *error)
+int char_end_open_pty(char *name, size_t size, struct char_end_fd *file,
+                      struct umbra_error *error)
 {
     int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK), other = -1;
     struct termios termios;
@@ -48,7 +54,7 @@ int char_end_open_pty(char *name, size_t size, int *fd, struct umbra_error *erro
     cfmakeraw(&termios);
     tcsetattr(other, TCSANOW, &termios);
     close(other);
-    *fd = master;
+    *file = (struct char_end_fd){ .fd = master, .readable = true, .writable = true };
     return 0;
 
 fail:
@@ -112,7 +118,7 @@ int char_end_open_unix(const char *path, int *fd, struct umbra_error *error)
     return 0;
 }
 
-int char_end_open_fd(int fd, struct char_end_fd *own, struct umbra_error *error)
+int char_end_open_fd(int fd, struct char_end_fd *file, struct umbra_error *error)
 {
     int flags = fcntl(fd, F_GETFL), copy = -1;
     struct stat status;
@@ -122,19 +128,20 @@ int char_end_open_fd(int fd, struct char_end_fd *own, struct umbra_error *error)
         return error_errno(error, UMBRA_ERROR_CONFIG, errno,
                            "descriptor %d cannot be used", fd);
     }
-    own->socket = S_ISSOCK(status.st_mode);
-    own->pipe = S_ISFIFO(status.st_mode);
-    own->readable = (flags & O_ACCMODE) != O_WRONLY;
-    own->writable = (flags & O_ACCMODE) != O_RDONLY;
+    file->socket = S_ISSOCK(status.st_mode);
+    file->pipe = S_ISFIFO(status.st_mode);
+    file->readable = (flags & O_ACCMODE) != O_WRONLY;
+    file->writable = (flags & O_ACCMODE) != O_RDONLY;
     /*
      * O_NONBLOCK belongs to the open file, which the caller (and, for a terminal, its
      * shell) shares. Opening it anew gives one of our own; sockets cannot be, and regular
      * files would lose the shared offset.
      */
-    if (own->pipe || S_ISCHR(status.st_mode)) {
+    if (file->pipe || S_ISCHR(status.st_mode)) {
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
         copy = open(path, (flags & O_ACCMODE) | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
     }
+    file->shared = copy < 0;
     if (copy < 0) {
         copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     }
@@ -142,6 +149,77 @@ int char_end_open_fd(int fd, struct char_end_fd *own, struct umbra_error *error)
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot duplicate descriptor %d", fd);
     }
-    own->fd = copy;
+    file->fd = copy;
     return 0;
+}
+
+/* write(2) to a pipe whose reader has gone, without SIGPIPE for the embedder's process. */
+static ssize_t pipe_write(int fd, const void *bytes, size_t length)
+{
+    const struct timespec now = { 0 };
+    sigset_t pipe_set, old, pending;
+    bool was_pending;
+    ssize_t rc;
+    int error;
+
+    sigemptyset(&pipe_set);
+    sigaddset(&pipe_set, SIGPIPE);
+    sigpending(&pending);
+    was_pending = sigismember(&pending, SIGPIPE) == 1;
+    pthread_sigmask(SIG_BLOCK, &pipe_set, &old);
+    rc = write(fd, bytes, length);
+    error = errno;
+    if (rc < 0 && error == EPIPE && !was_pending) {
+        while (sigtimedwait(&pipe_set, NULL, &now) < 0 && errno == EINTR) {
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    errno = error;
+    return rc;
+}
+
+/* Some bytes to a descriptor that may be blocking. A pipe that polls writable takes
+ * PIPE_BUF bytes without waiting, a terminal a few. */
+static ssize_t shared_write(const struct char_end_fd *file, const void *bytes,
+                            size_t length)
+{
+    struct pollfd poll_fd = { .fd = file->fd, .events = POLLOUT };
+
+    if (poll(&poll_fd, 1, 0) != 1) {
+        errno = EAGAIN;
+        return -1;
+    }
+    length = length < 64 ? length : 64;
+    return file->pipe ? pipe_write(file->fd, bytes, length)
+                      : write(file->fd, bytes, length);
+}
+
+ssize_t char_end_fd_write(const struct char_end_fd *file, const void *bytes,
+                          size_t length)
+{
+    ssize_t rc;
+
+    do {
+        if (file->socket) {
+            rc = send(file->fd, bytes, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+        } else if (file->shared) {
+            rc = shared_write(file, bytes, length);
+        } else if (file->pipe) {
+            rc = pipe_write(file->fd, bytes, length);
+        } else {
+            rc = write(file->fd, bytes, length);
+        }
+    } while (rc < 0 && errno == EINTR);
+    return rc;
+}
+
+ssize_t char_end_fd_read(const struct char_end_fd *file, void *buffer, size_t size)
+{
+    ssize_t rc;
+
+    do {
+        rc = file->socket ? recv(file->fd, buffer, size, MSG_DONTWAIT)
+                          : read(file->fd, buffer, size);
+    } while (rc < 0 && errno == EINTR);
+    return rc;
 }

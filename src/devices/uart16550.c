@@ -15,6 +15,7 @@
 #include "base/state.h"
 #include "base/util.h"
 #include "devices/irq.h"
+#include "devices/uart16550_fifo.h"
 
 /* Registers (PC16550D, table II); names as there. */
 enum { REG_DATA, REG_IER, REG_IIR_FCR, REG_LCR, REG_MCR, REG_LSR, REG_MSR, REG_SCR };
@@ -55,16 +56,9 @@ enum {
     LSR_THRE = 0x20,
     LSR_TEMT = 0x40,
     LSR_FIFO_ERROR = 0x80,
-    LSR_CHAR_ERRORS = 0x1c, /* parity, framing, break: of the character on top */
 
     MSR_DELTA_SHIFT = 4, /* of a line's bit to its delta's */
     MSR_LINES = 0xf0,
-};
-
-struct uart_fifo {
-    uint8_t bytes[UART16550_FIFO];
-    uint8_t errors[UART16550_FIFO]; /* LSR_CHAR_ERRORS of each */
-    uint8_t start, count;
 };
 
 struct uart_state {
@@ -90,39 +84,9 @@ static struct uart *uart_of(struct device *device)
     return container_of(device, struct uart, device);
 }
 
-/* ---- FIFOs ------------------------------------------------------------------------ */
-
 static unsigned uart_depth(const struct uart *uart)
 {
     return (uart->s.fcr & FCR_ENABLE) != 0 ? UART16550_FIFO : 1;
-}
-
-static void fifo_put(struct uart_fifo *fifo, uint8_t byte, uint8_t errors)
-{
-    unsigned at = (fifo->start + fifo->count) % UART16550_FIFO;
-
-    fifo->bytes[at] = byte;
-    fifo->errors[at] = errors;
-    fifo->count++;
-}
-
-static uint8_t fifo_get(struct uart_fifo *fifo)
-{
-    uint8_t byte = fifo->bytes[fifo->start];
-
-    fifo->start = (uint8_t)((fifo->start + 1) % UART16550_FIFO);
-    fifo->count--;
-    return byte;
-}
-
-static bool fifo_has_error(const struct uart_fifo *fifo)
-{
-    for (unsigned i = 0; i < fifo->count; i++) {
-        if (fifo->errors[(fifo->start + i) % UART16550_FIFO] != 0) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* ---- Interrupts -------------------------------------------------------------------- */
@@ -154,7 +118,7 @@ static uint8_t uart_iir(const struct uart *uart)
     const struct uart_state *s = &uart->s;
 
     if ((s->ier & IER_LINE) != 0 &&
-        (uart_lsr(uart) & (LSR_OVERRUN | LSR_CHAR_ERRORS)) != 0) {
+        (uart_lsr(uart) & (LSR_OVERRUN | UART_FIFO_ERRORS)) != 0) {
         return IIR_LINE;
     }
     if ((s->ier & IER_RX) != 0 && s->rx.count != 0) {
@@ -496,30 +460,8 @@ static void uart_reset(struct device *device)
     uart_update_irq(uart);
 }
 
-static void uart_save_fifo(struct state_writer *writer, const struct uart_fifo *fifo,
-                           const char *bytes, const char *errors, const char *place)
-{
-    state_put_bytes(writer, bytes, fifo->bytes, sizeof(fifo->bytes));
-    state_put_bytes(writer, errors, fifo->errors, sizeof(fifo->errors));
-    state_put_u64(writer, place, fifo->start | fifo->count << 8);
-}
-
-static void uart_load_fifo(struct state_reader *reader, struct uart_fifo *fifo,
-                           const char *bytes, const char *errors, const char *place)
-{
-    uint64_t where = state_get_u64(reader, place, UINT16_MAX);
-
-    state_get_bytes(reader, bytes, fifo->bytes, sizeof(fifo->bytes));
-    state_get_bytes(reader, errors, fifo->errors, sizeof(fifo->errors));
-    for (unsigned i = 0; i < UART16550_FIFO; i++) {
-        fifo->errors[i] &= LSR_CHAR_ERRORS;
-    }
-    fifo->start = (uint8_t)where;
-    fifo->count = (uint8_t)(where >> 8);
-    if (fifo->start >= UART16550_FIFO || fifo->count > UART16550_FIFO) {
-        state_reject(reader, "a FIFO's place is out of range");
-    }
-}
+static const char *const uart_rx_fields[3] = { "rx.bytes", "rx.errors", "rx.place" };
+static const char *const uart_tx_fields[3] = { "tx.bytes", "tx.errors", "tx.place" };
 
 static int uart_save(struct device *device, struct state_writer *writer)
 {
@@ -530,8 +472,8 @@ static int uart_save(struct device *device, struct state_writer *writer)
 
     state_begin(writer, device->id, 1);
     state_put_bytes(writer, "registers", registers, sizeof(registers));
-    uart_save_fifo(writer, &s->rx, "rx.bytes", "rx.errors", "rx.place");
-    uart_save_fifo(writer, &s->tx, "tx.bytes", "tx.errors", "tx.place");
+    fifo_save(writer, &s->rx, uart_rx_fields);
+    fifo_save(writer, &s->tx, uart_tx_fields);
     state_end(writer);
     return 0;
 }
@@ -547,8 +489,8 @@ static int uart_load(struct device *device, struct state_reader *reader)
         return rc;
     }
     state_get_bytes(reader, "registers", r, sizeof(r));
-    uart_load_fifo(reader, &s.rx, "rx.bytes", "rx.errors", "rx.place");
-    uart_load_fifo(reader, &s.tx, "tx.bytes", "tx.errors", "tx.place");
+    fifo_load(reader, &s.rx, uart_rx_fields);
+    fifo_load(reader, &s.tx, uart_tx_fields);
     rc = state_reader_error(reader, NULL);
     if (rc < 0) {
         return rc;
