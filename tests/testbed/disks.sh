@@ -89,7 +89,7 @@ power_cut "power cut of an overlay" path=/tmp/cut.img,overlay=keep,overlay_path=
 
 # Console ports: a console and a named channel.
 options="--console name=hvc0,end=file:/tmp/hvc --console name=org.umbra.test,end=file:/tmp/channel"
-do='echo out of hvc >/dev/hvc0; cat /sys/class/virtio-ports/*/name; for p in /sys/class/virtio-ports/*; do [ $(cat $p/name) != org.umbra.test ] || echo through the channel >/dev/${p##*/}; done; stty -F /dev/hvc0 size'
+do='n=0; until grep -q org.umbra.test /sys/class/virtio-ports/*/name || [ $n = 99 ]; do n=$((n + 1)); sleep 0.2; done 2>/dev/null; echo out of hvc >/dev/hvc0; cat /sys/class/virtio-ports/*/name; for p in /sys/class/virtio-ports/*; do [ $(cat $p/name) != org.umbra.test ] || echo through the channel >/dev/${p##*/}; done; stty -F /dev/hvc0 size'
 guest "console ports" '^org.umbra.test' '^24 80'
 cat /tmp/hvc /tmp/channel >$out
 verdict "console ports: what arrived" 0 '^out of hvc' '^through the channel'
