@@ -160,9 +160,6 @@ static void validate_disk(struct validation *v, size_t i)
     if (disk->overlay != CONFIG_OVERLAY_NONE && disk->readonly) {
         bad_element(v, "disks", i, ".overlay", "a read-only disk has nothing to write");
     }
-    if (disk->poll && !disk->direct) {
-        bad_element(v, "disks", i, ".poll", "needs \"cache\": \"direct\"");
-    }
     if (disk->direct && disk->backend != CONFIG_DISK_FILE) {
         bad_element(v, "disks", i, ".cache", "is for images in files only");
     }
