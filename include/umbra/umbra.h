@@ -436,6 +436,24 @@ UMBRA_API int umbra_console_expect(struct umbra_vm *vm, unsigned port,
 UMBRA_API char *umbra_console_transcript(struct umbra_vm *vm, unsigned port,
                                          size_t *length);
 
+/* ---- Control socket --------------------------------------------------------------- */
+
+/**
+ * Listen for JSON-RPC 2.0 requests, one object a line, on a unix socket at @p path (mode
+ * 0600, clients of the same user or root) until the VM is destroyed. The method rpc.discover
+ * lists the others.
+ */
+UMBRA_API int umbra_control_listen(struct umbra_vm *vm, const char *path,
+                                   struct umbra_error *error);
+
+/**
+ * Where the control socket of a VM named @p name is by convention, in a folder that is made
+ * if need be: $XDG_RUNTIME_DIR/umbra, /run/umbra for root, or /tmp/umbra-UID. With @p name
+ * NULL: that folder.
+ */
+UMBRA_API int umbra_control_path(const char *name, char *path, size_t size,
+                                 struct umbra_error *error);
+
 /* ---- Statistics ------------------------------------------------------------------ */
 
 /** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory.

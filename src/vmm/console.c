@@ -123,6 +123,9 @@ void console_output(void *context, const void *bytes, size_t length)
         panicked |= console_match(console, 1, text[i]);
     }
     pthread_cond_broadcast(&console->grown);
+    if (console->watch != NULL) {
+        console->watch(console->watch_context);
+    }
     pthread_mutex_unlock(&console->lock);
     if (console->output != NULL) {
         console->output(console->output_context, bytes, length);
@@ -253,4 +256,42 @@ char *console_transcript(struct console *console, size_t *length)
     }
     pthread_mutex_unlock(&console->lock);
     return copy;
+}
+
+size_t console_read(struct console *console, uint64_t *offset, char *bytes, size_t size)
+{
+    size_t from, length;
+
+    pthread_mutex_lock(&console->lock);
+    if (*offset < console->start) {
+        *offset = console->start;
+    }
+    from = (size_t)(*offset - console->start);
+    length = from < console->length ? console->length - from : 0;
+    length = length < size ? length : size;
+    if (length > 0) {
+        memcpy(bytes, console->text + from, length);
+        *offset += length;
+    }
+    pthread_mutex_unlock(&console->lock);
+    return length;
+}
+
+uint64_t console_attach_offset(struct console *console, uint64_t backlog)
+{
+    uint64_t end;
+
+    pthread_mutex_lock(&console->lock);
+    end = console->start + console->length;
+    pthread_mutex_unlock(&console->lock);
+    return backlog < end ? end - backlog : 0;
+}
+
+void console_set_watch(struct console *console, void (*watch)(void *context),
+                       void *context)
+{
+    pthread_mutex_lock(&console->lock);
+    console->watch = watch;
+    console->watch_context = context;
+    pthread_mutex_unlock(&console->lock);
 }

@@ -24,6 +24,8 @@ struct console {
     void *output_context;
     void (*panicked)(void *context); /* a kernel panic was printed to its end */
     void *panicked_context;
+    void (*watch)(void *context); /* output came: for the control socket; under lock */
+    void *watch_context;
     char *text; /* the transcript: output from byte `start` on */
     size_t length, capacity;
     uint64_t start;    /* how many bytes were dropped before text */
@@ -53,6 +55,15 @@ bool console_panic_seen(struct console *console);
 int console_expect(struct console *console, const char *pattern, bool regex,
                    uint64_t deadline_ns, struct umbra_match *match,
                    struct umbra_error *error);
+
+/* Copy output from byte *offset of the whole on, and advance it; 0 when there is none. Bytes
+ * that were dropped already are passed over. */
+size_t console_read(struct console *console, uint64_t *offset, char *bytes, size_t size);
+/* The offset at which the last @backlog bytes begin. */
+uint64_t console_attach_offset(struct console *console, uint64_t backlog);
+/* Have @watch called when there is output; NULL ends it. */
+void console_set_watch(struct console *console, void (*watch)(void *context),
+                       void *context);
 
 /* The whole transcript, malloc'd and terminated; *length may be NULL. */
 char *console_transcript(struct console *console, size_t *length);

@@ -611,6 +611,7 @@ void umbra_vm_destroy(struct umbra_vm *vm)
     vm->gdb = NULL;
     pthread_mutex_unlock(&vm->lock);
     gdb_destroy(gdb);
+    control_close(vm);
     if (vm->keeper_started) {
         pthread_mutex_lock(&vm->lock);
         vm->quit = true;

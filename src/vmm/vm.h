@@ -15,6 +15,7 @@
 
 #include <umbra/umbra.h>
 
+#include "vmm/control.h"
 #include "vmm/debug.h"
 #include "vmm/gdb.h"
 #include "vmm/hooks.h"
@@ -49,8 +50,9 @@ struct umbra_vm {
     struct umbra_outcome outcome;   /* valid once ENDED */
     uint64_t start_ns, deadline_ns; /* deadline 0: none */
 
-    struct gdb *gdb;  /* NULL: nobody listens; under lock */
-    pthread_t keeper; /* turns reported ends into outcomes */
+    struct control *control_socket; /* NULL: none; under control */
+    struct gdb *gdb;                /* NULL: nobody listens; under lock */
+    pthread_t keeper;               /* turns reported ends into outcomes */
     bool keeper_started;
     int event_fd;
 };

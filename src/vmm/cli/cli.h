@@ -11,5 +11,11 @@ int command_doctor(int argc, char **argv);
 int command_acpi(int argc, char **argv);
 int command_dtb(int argc, char **argv);
 int command_schema(int argc, char **argv);
+int command_ls(int argc, char **argv);
+int command_ctl(int argc, char **argv);
+int command_stop(int argc, char **argv);
+int command_console(int argc, char **argv);
+int command_stat(int argc, char **argv);
+int command_top(int argc, char **argv);
 
 #endif

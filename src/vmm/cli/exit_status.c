@@ -2,6 +2,7 @@
 /* Outcomes and errors as exit statuses. */
 #include "vmm/cli/exit_status.h"
 
+#include <signal.h>
 #include <string.h>
 
 static const struct {
@@ -60,7 +61,8 @@ int exit_status_of_outcome(const struct umbra_outcome *outcome, int signal)
     case UMBRA_OUTCOME_DEADLINE:
         return EXIT_STATUS_DEADLINE;
     case UMBRA_OUTCOME_STOPPED:
-        return signal != 0 ? EXIT_STATUS_SIGNAL + signal : EXIT_STATUS_INTERNAL;
+        /* By umbra stop, or by gdb: as SIGTERM would. */
+        return EXIT_STATUS_SIGNAL + (signal != 0 ? signal : SIGTERM);
     case UMBRA_OUTCOME_NONE:
     case UMBRA_OUTCOME_ERROR:
         break;

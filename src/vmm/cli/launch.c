@@ -345,6 +345,24 @@ static int tell_outcome(const struct launch *launch, const struct umbra_outcome 
     return status;
 }
 
+/* A VM with a name is reachable by it. */
+static int open_control(struct launch *launch, const struct umbra_config *config,
+                        struct umbra_error *error)
+{
+    char *name = umbra_config_get(config, "name");
+    char path[108];
+    int rc = 0;
+
+    if (name != NULL) {
+        rc = umbra_control_path(name, path, sizeof(path), error);
+        if (rc == 0) {
+            rc = umbra_control_listen(launch->vm, path, error);
+        }
+    }
+    free(name);
+    return rc;
+}
+
 static int run(struct launch *launch, struct umbra_config *config)
 {
     struct umbra_outcome *outcome = calloc(1, sizeof(*outcome));
@@ -357,6 +375,7 @@ static int run(struct launch *launch, struct umbra_config *config)
     outcome->size = sizeof(*outcome);
     if (umbra_vm_create(config, &launch->vm, &error) != 0 ||
         console_io_attach(&launch->console, launch->vm, config, &error) != 0 ||
+        open_control(launch, config, &error) != 0 ||
         umbra_vm_start(launch->vm, &error) != 0) {
         term_restore();
         status = exit_status_fail(launch->options->command, &error);
