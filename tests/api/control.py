@@ -119,7 +119,7 @@ try:
 except OSError:
     pass
 check("a client that does not read hurts nobody", client.call("status")["result"]["pid"] > 0)
-slow.socket.close()
+slow.socket.shutdown(socket.SHUT_RDWR)
 crowd = []
 for _ in range(40):
     try:
@@ -128,7 +128,7 @@ for _ in range(40):
         break
 check("a crowd hurts nobody", client.call("status")["result"]["state"] == "running")
 for one in crowd:
-    one.socket.close()
+    one.socket.shutdown(socket.SHUT_RDWR)
 
 
 def room_again():
