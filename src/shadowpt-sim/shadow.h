@@ -86,16 +86,13 @@ struct shadow_stats {
     uint64_t count[SHADOW_EVENTS];
 };
 
-#define SHADOW_ALL_VCPUS (-1)
-#define SHADOW_FLUSH_ALL UINT64_MAX
-
-/* Called back during the calls below; both may be NULL. */
+/* Called back during the calls below; may be NULL. */
 struct shadow_hooks {
     void *context;
-    /* Drop @gva (SHADOW_FLUSH_ALL: everything, global entries too) from the hardware TLB
-     * of
-     * @vcpu, or of SHADOW_ALL_VCPUS, before returning. */
-    void (*flush)(void *context, int vcpu, uint64_t gva);
+    /* Drop everything, global entries too, from the hardware TLBs of all processors, before
+     * returning. Flushes that a guest's own instruction asks for are not reported here: the
+     * caller does them with the instruction. */
+    void (*flush)(void *context);
 };
 
 struct shadow_config {
@@ -126,7 +123,7 @@ int shadow_set_policy(struct shadow_mmu *mmu, enum shadow_policy policy);
 
 /* ---- Processors ------------------------------------------------------------------ */
 
-/* Processors are numbered from 0 in order of creation. They start with paging off. */
+/* Processors start with paging off. */
 int shadow_vcpu_create(struct shadow_mmu *mmu, const struct mmu_cpu *cpu,
                        struct shadow_vcpu **vcpu);
 void shadow_vcpu_destroy(struct shadow_vcpu *vcpu);

@@ -186,7 +186,6 @@ struct shadow_vcpu {
     struct mmu_mode mode;
     union shadow_role role; /* the registers' part */
     struct shadow_mmu *mmu;
-    int number;
     unsigned current; /* in root[] */
     uint64_t clock;
     struct shadow_root root[SHADOW_ROOTS];

@@ -376,7 +376,6 @@ void shadow_flush_due(struct shadow_mmu *mmu)
     mmu->tlb_stale = false;
     count(mmu, SHADOW_REMOTE_FLUSH);
     if (mmu->config.hooks.flush != NULL) {
-        mmu->config.hooks.flush(mmu->config.hooks.context, SHADOW_ALL_VCPUS,
-                                SHADOW_FLUSH_ALL);
+        mmu->config.hooks.flush(mmu->config.hooks.context);
     }
 }

@@ -175,13 +175,14 @@ int shadow_set_mode(struct shadow_vcpu *vcpu, const struct mmu_mode *mode)
 {
     struct mmu_mode next = *mode;
     const char *reason;
-    int err = mmu_mode_check(mode, &reason);
+    int err;
 
     count(vcpu->mmu, SHADOW_EXIT_MODE);
+    next.cpu = vcpu->mmu->cpu;
+    err = mmu_mode_check(&next, &reason);
     if (err != 0) {
         return err;
     }
-    next.cpu = vcpu->mmu->cpu;
     mmu_mode_update(&next);
     if (next.format == MMU_FORMAT_PAE) {
         err = mmu_load_pdptes(&next, vcpu->mmu->config.memory, next.cr3);
@@ -321,7 +322,6 @@ static int vcpu_enlist(struct shadow_mmu *mmu, struct shadow_vcpu *vcpu)
         mmu->vcpu = grown;
         mmu->vcpu_capacity = capacity;
     }
-    vcpu->number = (int)mmu->vcpus;
     mmu->vcpu[mmu->vcpus++] = vcpu;
     return 0;
 }

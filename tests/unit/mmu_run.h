@@ -236,15 +236,12 @@ static inline bool past_explains(const struct run *run, const struct processor *
 
 /* ---- The TLB in front --------------------------------------------------------------------------- */
 
-static inline void tlb_flush(void *data, int vcpu, uint64_t gva)
+static inline void tlb_flush(void *data)
 {
     struct run *run = data;
 
-    (void)gva;
-    for (int v = 0; v < EVENT_VCPUS; v++) {
-        if (vcpu == SHADOW_ALL_VCPUS || vcpu == v) {
-            memset(run->processor[v].tlb, 0, sizeof(run->processor[v].tlb));
-        }
+    for (unsigned v = 0; v < EVENT_VCPUS; v++) {
+        memset(run->processor[v].tlb, 0, sizeof(run->processor[v].tlb));
     }
 }
 

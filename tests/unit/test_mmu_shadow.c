@@ -32,7 +32,7 @@ static uint64_t at(unsigned table)
     return bench.world.table[table];
 }
 
-static void flushed(void *context, int vcpu, uint64_t gva)
+static void flushed(void *context)
 {
     ((struct bench *)context)->flushes++;
 }
