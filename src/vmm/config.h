@@ -123,6 +123,7 @@ struct umbra_config {
     struct config_console *consoles;
     size_t console_count;
     bool virtio_mmio;
+    bool virtio_split; /* packed rings are not offered */
     bool rng;
     uint64_t rng_rate; /* bytes a second, 0: unlimited */
     bool balloon, balloon_deflate_on_oom, balloon_reporting;

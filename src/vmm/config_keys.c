@@ -28,6 +28,7 @@ static const char *const format_names[] = { "auto", "flat", NULL };
 static const char *const decompress_names[] = { "host", "guest", NULL };
 static const char *const reset_names[] = { "exit", "restart", NULL };
 static const char *const transport_names[] = { "pci", "mmio", NULL };
+static const char *const ring_names[] = { "packed", "split", NULL };
 static const char *const disk_backend_names[] = { "file", "nbd", "vhost-user", NULL };
 static const char *const cache_names[] = { "cached", "direct", NULL };
 static const char *const overlay_names[] = { "none", "discard", "keep", NULL };
@@ -335,6 +336,9 @@ static const struct config_key root_keys[] = {
     { "virtio_transport", "virtio-transport", CONFIG_KIND_ENUM, ROOT(virtio_mmio),
       .names = transport_names, .value = "pci|mmio",
       .help = "how the guest finds its virtio devices", .example = "mmio" },
+    { "virtio_ring", "virtio-ring", CONFIG_KIND_ENUM, ROOT(virtio_split),
+      .names = ring_names, .value = "packed|split",
+      .help = "ring formats offered: both, or split rings alone", .example = "split" },
 
     { "timeout", "timeout", CONFIG_KIND_DURATION, ROOT(timeout_ms),
       .max = UINT64_C(1000) * 3600 * 24 * 365, .value = "TIME",

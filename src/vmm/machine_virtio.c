@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <linux/virtio_config.h>
+
 #include "base/error.h"
 #include "virtio/disk.h"
 #include "virtio/registry.h"
@@ -48,6 +50,9 @@ int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
     struct pci_function *function;
     int ret;
 
+    if (machine->config->virtio_split) {
+        vdev->offered &= ~VIRTIO_FEATURE(VIRTIO_F_RING_PACKED);
+    }
     if (machine->config->virtio_mmio) {
         return machine_add_virtio_mmio(machine, vdev, error);
     }

@@ -28,14 +28,16 @@ sum=$(md5sum </tmp/tree/data/random | cut -d' ' -f1)
 truncate -s 200M /tmp/root.img
 mkfs.ext4 -q -d /tmp/tree /tmp/root.img || fail "mkfs.ext4" "status $?"
 
+# PCI with packed rings, MMIO with split ones.
 for transport in pci mmio; do
-    options="--virtio-transport $transport --disk path=/tmp/root.img,queues=2,serial=first --rng"
+    case $transport in pci) ring=packed packed=1 ;; *) ring=split packed=0 ;; esac
+    options="--virtio-transport $transport --virtio-ring $ring --disk path=/tmp/root.img,queues=2,serial=first --rng"
     do='mount -t ext4 /dev/vda /mnt && md5sum /mnt/data/random; chroot /mnt /bin/busybox echo from the root'
     do="$do; dd if=/dev/zero of=/mnt/zeroes bs=1M count=40 2>/dev/null; cp /mnt/data/random /mnt/copy-$transport; sync; umount /mnt"
     do="$do; mount -t ext4 /dev/vda /mnt; md5sum /mnt/copy-$transport; rm /mnt/zeroes; sync; fstrim -v /mnt; umount /mnt"
-    do="$do; dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c; cat /sys/block/vda/serial; echo"
+    do="$do; dd if=/dev/hwrng bs=64 count=1 2>/dev/null | wc -c; cat /sys/block/vda/serial; echo; cut -c35 /sys/block/vda/device/features | sed s/^/packed:/"
     before=$(blocks /tmp/root.img)
-    guest "ext4 over $transport" "^$sum  /mnt/data/random" '^from the root' \
+    guest "ext4 over $transport, $ring rings" "^packed:$packed$" "^$sum  /mnt/data/random" '^from the root' \
         "^$sum  /mnt/copy-$transport" '^64$' '^first' '/mnt: [0-9]+ bytes'
     after=$(blocks /tmp/root.img)
     if [ $((after - before)) -lt $((12 * 2048)) ]; then
