@@ -204,8 +204,11 @@ static int emulation_fetch(struct emulation *emulation, struct umbra_error *erro
 static int emulation_put(struct emulation *emulation, unsigned parts,
                          struct umbra_error *error)
 {
-    const struct vcpu_state *state = &emulation->state;
+    struct vcpu_state *state = &emulation->state;
     struct kvm_run *run = emulation->vcpu->run;
+
+    /* An NMI that another vCPU sent since the exit must not be taken back. */
+    state->events.flags &= ~(uint32_t)KVM_VCPUEVENT_VALID_NMI_PENDING;
 
     if (!emulation->synced)
         return vcpu_state_set(emulation->vcpu, parts, state, error);
