@@ -299,6 +299,17 @@ static void i8042_write_output_port(struct i8042 *kbc, uint8_t value)
     }
 }
 
+/* Commands that only ask for something that never changes. */
+static const struct {
+    uint8_t command, answer;
+} i8042_answers[] = {
+    { CMD_PASSWORD_TEST, 0xf1 }, /* no password */
+    { CMD_AUX_TEST, 0x01 },      /* clock line stuck low */
+    { CMD_KEYBOARD_TEST, 0x00 }, /* fine */
+    { CMD_READ_INPUT, 0x80 },    /* keyboard not locked */
+    { CMD_READ_TEST, 0x00 },
+};
+
 static void i8042_command(struct i8042 *kbc, uint8_t command)
 {
     struct i8042_state *s = &kbc->s;
@@ -319,6 +330,11 @@ static void i8042_command(struct i8042 *kbc, uint8_t command)
         s->command = command;
         return;
     }
+    for (unsigned i = 0; i < ARRAY_SIZE(i8042_answers); i++) {
+        if (i8042_answers[i].command == command) {
+            i8042_reply(kbc, i8042_answers[i].answer);
+        }
+    }
     switch (command) {
     case CMD_WRITE_OUTPUT:
     case CMD_KEYBOARD_LOOP:
@@ -326,24 +342,15 @@ static void i8042_command(struct i8042 *kbc, uint8_t command)
     case CMD_AUX_SEND:
         s->command = command;
         break;
-    case CMD_PASSWORD_TEST:
-        i8042_reply(kbc, 0xf1); /* no password */
-        break;
     case CMD_AUX_DISABLE:
         s->ctr |= CTR_AUX_OFF;
         break;
     case CMD_AUX_ENABLE:
         s->ctr &= (uint8_t)~CTR_AUX_OFF;
         break;
-    case CMD_AUX_TEST:
-        i8042_reply(kbc, 0x01); /* clock line stuck low */
-        break;
     case CMD_SELF_TEST:
         s->ctr |= CTR_SYSTEM;
         i8042_reply(kbc, 0x55);
-        break;
-    case CMD_KEYBOARD_TEST:
-        i8042_reply(kbc, 0x00);
         break;
     case CMD_KEYBOARD_DISABLE:
         s->ctr |= CTR_KEYBOARD_OFF;
@@ -351,14 +358,8 @@ static void i8042_command(struct i8042 *kbc, uint8_t command)
     case CMD_KEYBOARD_ENABLE:
         s->ctr &= (uint8_t)~CTR_KEYBOARD_OFF;
         break;
-    case CMD_READ_INPUT:
-        i8042_reply(kbc, 0x80); /* keyboard not locked */
-        break;
     case CMD_READ_OUTPUT:
         i8042_reply(kbc, s->output_port | (s->full ? 0x10 : 0));
-        break;
-    case CMD_READ_TEST:
-        i8042_reply(kbc, 0x00);
         break;
     default:
         break;

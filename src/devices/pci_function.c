@@ -67,7 +67,7 @@ void pci_bar_set(struct pci_function *function, unsigned bar, enum pci_bar_kind 
 
 uint64_t pci_bar_address(const struct pci_function *function, unsigned bar)
 {
-    const uint8_t *at = function->config + PCI_BAR0 + 4 * bar;
+    const uint8_t *at = &function->config[PCI_BAR0 + 4 * bar];
     uint64_t address = load_le32(at);
 
     if (bar_is_64(function, bar)) {
@@ -78,7 +78,7 @@ uint64_t pci_bar_address(const struct pci_function *function, unsigned bar)
 
 void pci_bar_store(struct pci_function *function, unsigned bar, uint64_t address)
 {
-    uint8_t *at = function->config + PCI_BAR0 + 4 * bar;
+    uint8_t *at = &function->config[PCI_BAR0 + 4 * bar];
 
     store_le32(at, (uint32_t)address | (at[0] & 0xf));
     if (bar_is_64(function, bar)) {
