@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "virtio/disk.h"
+#include "virtio/disk_overlay.h"
 
 enum { SIZE = 1 << 20, DEPTH = 16, LONGEST = 40 * 1024 };
 
@@ -344,6 +345,35 @@ static void test_file_full(void **state)
     assert_non_null(strstr(error.message, "/nonexistent/image"));
 }
 
+static void count_line(void *context, enum umbra_log_level level, const char *line)
+{
+    (void)level;
+    *(unsigned *)context += strstr(line, "no space left") != NULL;
+}
+
+/* A full file system: every write fails, the log says it once. */
+static void test_no_space(void **state)
+{
+    unsigned lines = 0;
+    const struct log log = { .fn = count_line,
+                             .context = &lines,
+                             .level = UMBRA_LOG_WARNING };
+    int fd = open("/dev/full", O_RDWR | O_CLOEXEC);
+    uint8_t bytes[4096] = { 0 };
+    struct umbra_error error;
+    struct bench b;
+
+    bench_dir(&b);
+    assert_int_equal(disk_file_adopt(fd, "full", &log, &b.disk, &error), 0);
+    bench_start(&b);
+    for (unsigned i = 0; i < 5; i++) {
+        assert_int_equal(once(&b, DISK_WRITE, i * 4096, 4096, bytes), -ENOSPC);
+    }
+    assert_int_equal(lines, 1);
+    bench_stop(&b);
+    bench_remove(&b);
+}
+
 static void test_file_lock(void **state)
 {
     struct disk_file_options options = { 0 };
@@ -424,6 +454,74 @@ static void test_overlay(void **state)
         base_is_untouched(&b);
         bench_remove(&b);
     }
+}
+
+/* Two queues fill the same blocks: each writes every other sector, in its own order. */
+struct writer {
+    struct bench b; /* its own ring and queue over a shared disk */
+    unsigned parity;
+    pthread_t thread;
+    int error;
+};
+
+static void *write_sectors(void *context)
+{
+    struct writer *w = context;
+    uint8_t bytes[DISK_SECTOR];
+
+    for (unsigned i = 0; i < SIZE / DISK_SECTOR / 2 && w->error == 0; i++) {
+        unsigned n = w->parity == 0 ? i : (i ^ 3);
+        unsigned sector = 2 * n + w->parity;
+
+        memset(bytes, (int)(sector % 251), sizeof(bytes));
+        w->error =
+            once(&w->b, DISK_WRITE, (uint64_t)sector * DISK_SECTOR, DISK_SECTOR, bytes);
+        if (w->error == 0 && i % 256 == 255) {
+            w->error = once(&w->b, DISK_FLUSH, 0, 0, NULL);
+        }
+    }
+    return NULL;
+}
+
+static void *writer_run(void *context)
+{
+    struct writer *w = context;
+
+    bench_start(&w->b);
+    write_sectors(w);
+    w->b.disk->ops->queue_close(w->b.queue);
+    io_ring_stop(&w->b.ring);
+    io_ring_fini(&w->b.ring);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        free(w->b.slots[i].buffer);
+        free(w->b.slots[i].expected);
+    }
+    return NULL;
+}
+
+static void test_overlay_shared(void **state)
+{
+    struct writer writers[2];
+    struct umbra_error error;
+    struct bench b;
+
+    bench_dir(&b);
+    assert_int_equal(open_overlay(&b, true, &error), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        writers[i] = (struct writer){ .b = { .disk = b.disk }, .parity = i };
+        pthread_create(&writers[i].thread, NULL, writer_run, &writers[i]);
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        pthread_join(writers[i].thread, NULL);
+        assert_int_equal(writers[i].error, 0);
+    }
+    for (unsigned i = 0; i < SIZE; i++) {
+        b.model[i] = (uint8_t)(i / DISK_SECTOR % 251);
+    }
+    bench_start(&b);
+    check_all(&b);
+    bench_stop(&b);
+    bench_remove(&b);
 }
 
 static void test_overlay_kept(void **state)
@@ -608,9 +706,11 @@ int main(void)
         cmocka_unit_test(test_file_direct),
         cmocka_unit_test(test_file_truncated),
         cmocka_unit_test(test_file_full),
+        cmocka_unit_test(test_no_space),
         cmocka_unit_test(test_file_lock),
         cmocka_unit_test(test_discard_frees),
         cmocka_unit_test(test_overlay),
+        cmocka_unit_test(test_overlay_shared),
         cmocka_unit_test(test_overlay_kept),
         cmocka_unit_test(test_overlay_killed),
         cmocka_unit_test(test_overlay_refused),
