@@ -135,7 +135,6 @@ struct umbra_config {
     char *stats_path;
     char *gdb; /* "PORT" or "unix:PATH" */
     bool gdb_wait;
-    bool sandbox;
     char *kvm_path; /* the KVM device, never NULL: "/dev/kvm" */
 
     struct log log;

@@ -354,8 +354,6 @@ static const struct config_key root_keys[] = {
       .help = "listen for a debugger", .example = "1234" },
     { "gdb_wait", "gdb-wait", CONFIG_KIND_BOOL, ROOT(gdb_wait), .value = "on|off",
       .help = "do not start before it has come", .example = "on" },
-    { "sandbox", "sandbox", CONFIG_KIND_BOOL, ROOT(sandbox), .value = "on|off",
-      .help = "give up every host right that the VM does not need", .example = "on" },
     { "kvm", "kvm", CONFIG_KIND_PATH, ROOT(kvm_path), .value = "DEVICE",
       .help = "the KVM device; default /dev/kvm", .example = "/dev/kvm" },
 };

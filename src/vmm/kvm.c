@@ -362,6 +362,26 @@ bool kvm_has_hardware(void)
            access("/sys/module/kvm_amd", F_OK) == 0;
 }
 
+static bool kvm_module_flag(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    char flag = 'N';
+
+    if (fd >= 0) {
+        if (read(fd, &flag, 1) != 1) {
+            flag = 'N';
+        }
+        close(fd);
+    }
+    return flag == 'Y' || flag == '1';
+}
+
+bool kvm_has_nested_paging(void)
+{
+    return kvm_module_flag("/sys/module/kvm_intel/parameters/ept") ||
+           kvm_module_flag("/sys/module/kvm_amd/parameters/npt");
+}
+
 int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
                    struct umbra_error *error)
 {

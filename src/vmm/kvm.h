@@ -52,6 +52,9 @@ void kvm_close(struct kvm *kvm);
 /* Is a hardware KVM module loaded (VT-x, SVM)? A cheap look at /sys, false when in doubt. */
 bool kvm_has_hardware(void);
 
+/* Does KVM on this host page with EPT or NPT? From the modules' parameters. */
+bool kvm_has_nested_paging(void);
+
 /* Give every region of @mem to the VM as a memslot; @log_dirty turns KVM's dirty log on.
  */
 int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,

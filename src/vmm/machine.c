@@ -197,6 +197,22 @@ static int machine_probe(const struct umbra_config *config, struct kvm_probe *pr
     return kvm_probe_run(config->kvm_path, probe, error);
 }
 
+/* Refuse to run where KVM does not page as the config demands. */
+static int machine_check_paging(const struct umbra_config *config, struct umbra_error *error)
+{
+    bool nested = kvm_has_nested_paging();
+
+    if (config->paging == CONFIG_PAGING_AUTO ||
+        nested == (config->paging == CONFIG_PAGING_NESTED)) {
+        return 0;
+    }
+    return error_set(error, UMBRA_ERROR_NO_KVM, ENOTSUP,
+                     nested ? "the config demands shadow paging, but KVM uses nested paging "
+                              "here (load kvm_intel with ept=0 or kvm_amd with npt=0)"
+                            : "the config demands nested paging, but KVM shadows page tables "
+                              "here (umbra doctor tells why)");
+}
+
 int machine_create(struct machine *machine, const struct umbra_config *config,
                    const struct machine_events *events, struct umbra_error *error)
 {
@@ -214,6 +230,9 @@ int machine_create(struct machine *machine, const struct umbra_config *config,
     machine->created_ns = clock_ns();
     machine->created_ticks = exit_clock();
     ret = machine_probe(config, &probe, error);
+    if (ret == 0) {
+        ret = machine_check_paging(config, error);
+    }
     if (ret == 0) {
         ret = kvm_open(&machine->kvm, &kvm_options, error);
         machine->has_kvm = ret == 0;
