@@ -198,7 +198,8 @@ static int machine_probe(const struct umbra_config *config, struct kvm_probe *pr
 }
 
 /* Refuse to run where KVM does not page as the config demands. */
-static int machine_check_paging(const struct umbra_config *config, struct umbra_error *error)
+static int machine_check_paging(const struct umbra_config *config,
+                                struct umbra_error *error)
 {
     bool nested = kvm_has_nested_paging();
 
@@ -206,11 +207,12 @@ static int machine_check_paging(const struct umbra_config *config, struct umbra_
         nested == (config->paging == CONFIG_PAGING_NESTED)) {
         return 0;
     }
-    return error_set(error, UMBRA_ERROR_NO_KVM, ENOTSUP,
-                     nested ? "the config demands shadow paging, but KVM uses nested paging "
-                              "here (load kvm_intel with ept=0 or kvm_amd with npt=0)"
-                            : "the config demands nested paging, but KVM shadows page tables "
-                              "here (umbra doctor tells why)");
+    return error_set(
+        error, UMBRA_ERROR_NO_KVM, ENOTSUP,
+        nested ? "the config demands shadow paging, but KVM uses nested paging "
+                 "here (load kvm_intel with ept=0 or kvm_amd with npt=0)"
+               : "the config demands nested paging, but KVM shadows page tables "
+                 "here (umbra doctor tells why)");
 }
 
 int machine_create(struct machine *machine, const struct umbra_config *config,

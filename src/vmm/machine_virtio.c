@@ -152,21 +152,23 @@ static int machine_add_consoles(struct machine *machine, struct umbra_error *err
 }
 
 /* What a config may ask for and this version cannot give is refused, never passed over. */
-static int machine_refuse_missing(const struct machine *machine, struct umbra_error *error)
+static int machine_refuse_missing(const struct machine *machine,
+                                  struct umbra_error *error)
 {
     const struct umbra_config *config = machine->config;
-    const char *what = config->share_count > 0   ? "a shared folder (\"share\")"
-                       : config->balloon         ? "a balloon (\"balloon\")"
-                       : config->vsock_cid != 0  ? "virtio sockets (\"vsock\")"
-                                                 : NULL;
+    const char *what = config->share_count > 0  ? "a shared folder (\"share\")"
+                       : config->balloon        ? "a balloon (\"balloon\")"
+                       : config->vsock_cid != 0 ? "virtio sockets (\"vsock\")"
+                                                : NULL;
 
     if (what == NULL) {
         return 0;
     }
-    return error_set(error, UMBRA_ERROR_CONFIG, ENOTSUP,
-                     "the config asks for %s: this version of umbra has no such device yet; "
-                     "take it out",
-                     what);
+    return error_set(
+        error, UMBRA_ERROR_CONFIG, ENOTSUP,
+        "the config asks for %s: this version of umbra has no such device yet; "
+        "take it out",
+        what);
 }
 
 int machine_create_virtio(struct machine *machine, struct umbra_error *error)
