@@ -16,7 +16,7 @@
 #include "base/util.h"
 #include "virtio/blk.h"
 
-enum { HEADER_SIZE = 16, RANGE_SIZE = 16, POLL_IDLE_NS = 100000 };
+enum { HEADER_SIZE = 16, RANGE_SIZE = 16, POLL_IDLE_NS = 100000, STOP_SECONDS = 5 };
 
 struct blk_range { /* of a discard or write-zeroes command */
     uint64_t offset, length;
@@ -43,6 +43,8 @@ struct blk_queue {
     struct disk_queue *disk;
     struct io_op kick;
     bool kick_armed;
+    struct io_op deadline; /* of the last requests, once it has to stop */
+    bool deadline_armed;
     atomic_bool stop; /* set by blk_queue_stop, which then signals kick_fd */
     pthread_t thread;
     unsigned in_flight;
@@ -329,6 +331,33 @@ static void queue_arm_kick(struct blk_queue *bq)
     bq->kick_armed = true;
 }
 
+/* A guest's reset and the VM's end wait for requests in flight, but not for ever. */
+static void queue_overdue(struct io_op *op, int result, bool more)
+{
+    struct blk_queue *bq = container_of(op, struct blk_queue, deadline);
+
+    (void)result;
+    (void)more;
+    if (bq->in_flight > 0) {
+        bq->disk->disk->ops->abort(bq->disk);
+    }
+}
+
+static void queue_arm_deadline(struct blk_queue *bq)
+{
+    static const struct __kernel_timespec patience = { .tv_sec = STOP_SECONDS };
+    struct io_uring_sqe *sqe;
+
+    if (bq->deadline_armed || bq->disk->disk->ops->abort == NULL) {
+        return;
+    }
+    bq->deadline_armed = true;
+    bq->deadline.done = queue_overdue;
+    sqe = io_ring_sqe(&bq->ring, &bq->deadline);
+    io_uring_prep_timeout(sqe, (struct __kernel_timespec *)(uintptr_t)&patience, 0, 0);
+    io_uring_sqe_set_data(sqe, &bq->deadline);
+}
+
 /* Start all that the driver made available; true if there was anything. */
 static bool queue_drain(struct blk_queue *bq)
 {
@@ -392,6 +421,9 @@ static void *queue_thread(void *context)
         virtio_queue_flush(bq->queue);
         if (stop && bq->in_flight == 0) {
             break;
+        }
+        if (stop) {
+            queue_arm_deadline(bq);
         }
         queue_arm_kick(bq);
         ret = io_ring_turn(&bq->ring, true);

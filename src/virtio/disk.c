@@ -3,7 +3,6 @@
 #include "virtio/disk.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 void disk_destroy(struct disk *disk)
 {
@@ -36,11 +35,4 @@ struct iovec *disk_iov_slice(const struct iovec *iov, unsigned count, uint64_t s
     }
     *out_count = used;
     return slice;
-}
-
-void disk_iov_zero(const struct iovec *iov, unsigned count)
-{
-    for (unsigned i = 0; i < count; i++) {
-        memset(iov[i].iov_base, 0, iov[i].iov_len);
-    }
 }

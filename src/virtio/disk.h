@@ -57,6 +57,9 @@ struct disk_ops {
     int (*queue_open)(struct disk *disk, struct io_ring *ring, struct disk_queue **queue);
     void (*queue_close)(struct disk_queue *queue); /* nothing is in flight */
     void (*submit)(struct disk_queue *queue, struct disk_request *request);
+    /* Waiting is over: have all that is in flight fail soon, and all that follows. NULL
+     * where requests always end by themselves. */
+    void (*abort)(struct disk_queue *queue);
     /* Look at the size again; @disk->size changes. Any thread. */
     int (*refresh)(struct disk *disk);
     void (*destroy)(struct disk *disk);
@@ -118,6 +121,5 @@ int disk_nbd_open(const char *uri, bool readonly, const struct log *log,
  * NULL: out of memory. */
 struct iovec *disk_iov_slice(const struct iovec *iov, unsigned count, uint64_t skip,
                              uint64_t max, unsigned *out_count);
-void disk_iov_zero(const struct iovec *iov, unsigned count);
 
 #endif

@@ -2,13 +2,14 @@
 /*
  * NBD exports by libnbd: a connection a queue, driven by polls in the queue's io_ring. A
  * connection that dies fails what is in flight and what comes after, until the driver
- * resets the device, which connects anew.
+ * resets the device, which connects anew; a reset does not wait for a server that hangs.
  */
 #include <errno.h>
 #include <libnbd.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/error.h"
 #include "base/util.h"
@@ -220,6 +221,18 @@ static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
     request_end(request);
 }
 
+/* A server that hangs: with its end of the stream gone, libnbd fails every command. */
+static void nbd_abort(struct disk_queue *queue)
+{
+    struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
+    int fd = nbd_aio_get_fd(nq->handle);
+
+    log_error(queue->disk->log, "%s: the NBD server does not answer", queue->disk->name);
+    if (fd >= 0) {
+        shutdown(fd, SHUT_RDWR);
+    }
+}
+
 /* ---- Opening -------------------------------------------------------------------------- */
 
 static struct nbd_handle *nbd_open_handle(const char *uri)
@@ -292,6 +305,7 @@ static const struct disk_ops nbd_ops = {
     .queue_open = nbd_queue_open,
     .queue_close = nbd_queue_close,
     .submit = nbd_submit,
+    .abort = nbd_abort,
     .refresh = nbd_refresh,
     .destroy = nbd_destroy,
 };

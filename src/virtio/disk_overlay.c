@@ -491,6 +491,15 @@ static void overlay_queue_close(struct disk_queue *queue)
     free(oq);
 }
 
+static void overlay_abort(struct disk_queue *queue)
+{
+    struct disk_queue *base = container_of(queue, struct overlay_queue, queue)->base;
+
+    if (base->disk->ops->abort != NULL) {
+        base->disk->ops->abort(base);
+    }
+}
+
 static int overlay_queue_open(struct disk *disk, struct io_ring *ring,
                               struct disk_queue **queue)
 {
@@ -540,6 +549,7 @@ static const struct disk_ops overlay_ops = {
     .queue_open = overlay_queue_open,
     .queue_close = overlay_queue_close,
     .submit = overlay_submit,
+    .abort = overlay_abort,
     .refresh = overlay_refresh,
     .destroy = overlay_destroy,
 };

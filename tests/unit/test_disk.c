@@ -687,6 +687,28 @@ static void test_nbd(void **state)
     bench_start(&b);
     traffic(&b, 1500, DISK_SECTOR);
     check_all(&b);
+    /* The server hangs: giving up fails what is in flight, in time. */
+    kill(server, SIGSTOP);
+    b.slots[0].busy = true;
+    b.slots[0].iov[0] = (struct iovec){ bytes, sizeof(bytes) };
+    b.slots[0].request = (struct disk_request){ .op = DISK_READ,
+                                                .length = sizeof(bytes),
+                                                .iov = b.slots[0].iov,
+                                                .iov_count = 1,
+                                                .done = slot_done };
+    disk_submit(b.queue, &b.slots[0].request);
+    assert_true(io_ring_turn(&b.ring, false) >= 0);
+    assert_true(b.slots[0].busy);
+    b.disk->ops->abort(b.queue);
+    while (b.slots[0].busy) {
+        turn(&b);
+    }
+    assert_int_not_equal(b.slots[0].error, 0);
+    kill(server, SIGCONT);
+    bench_stop(&b);
+    assert_int_equal(disk_nbd_open(uri, false, &none, &b.disk, &error), 0);
+    bench_start(&b);
+    check_all(&b);
     /* The server dies: errors from then on, at once. */
     kill(server, SIGKILL);
     waitpid(server, NULL, 0);
