@@ -10,9 +10,13 @@
 
 #include "vmm/adapt.h"
 
-#define CLEARED   "smap,smep,popcnt,cx16,erms,fsrm,invpcid,pcid,fsgsbase,rdpid,umip"
-#define BLACKLIST "initcall_blacklist=ptp_kvm_init,ftrace_check_for_weak_functions"
-#define REST      " noxsave " BLACKLIST " nopvspin nosoftlockup cryptomgr.notests"
+#define CLEARED "smap,smep,popcnt,cx16,erms,fsrm,invpcid,pcid,fsgsbase,rdpid,umip"
+#define BLACKLIST                                                                        \
+    "initcall_blacklist=ptp_kvm_init"                                                    \
+    ",ftrace_check_for_weak_functions,trace_eval_init,tracer_init_tracefs"               \
+    ",cubictcp_register,kfunc_init,bpf_prog_test_run_init,bpf_rstat_kfunc_init"          \
+    ",bpf_tcp_ca_kfunc_init,bpf_key_sig_kfuncs_init,blake2s_mod_init"
+#define REST " noxsave " BLACKLIST " nopvspin nosoftlockup cryptomgr.notests"
 
 static const struct kvm_probe interpreted = { .measured = true,
                                               .cpl0_interpreted = true };
