@@ -141,6 +141,14 @@ static int machine_add_consoles(struct machine *machine, struct umbra_error *err
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "create the consoles");
     }
     for (size_t i = 0; i < config->console_count; i++) {
+        if (config->consoles[i].end.kind == CONFIG_SERIAL_STDIO) {
+            free(ports);
+            return error_set(
+                error, UMBRA_ERROR_CONFIG, ENOTSUP,
+                "console \"%s\": stdio is for serial ports; a virtio console "
+                "ends at pty, unix:PATH, file:PATH or fd:N",
+                config->consoles[i].name);
+        }
         ports[i].name = config->consoles[i].name;
         ports[i].console = strncmp(ports[i].name, "hvc", 3) == 0;
         ports[i].end = machine_char_end(&config->consoles[i].end, NULL);

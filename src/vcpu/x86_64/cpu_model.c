@@ -2,6 +2,7 @@
 /* CPUID policy and the capabilities that decide what exits. */
 #include "vcpu/x86_64/cpu_model.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdlib.h>
@@ -218,6 +219,18 @@ static int cpuid_supported(int kvm_fd, struct kvm_cpuid2 **out, struct umbra_err
     return 0;
 }
 
+/* The processor's name, which KVM leaves out: the host's, as other VMMs do. */
+static void cpuid_brand(struct kvm_cpuid2 *cpuid)
+{
+    for (uint32_t leaf = 0x80000002; leaf <= 0x80000004; leaf++) {
+        struct kvm_cpuid_entry2 *entry = cpuid_find(cpuid, leaf, 0);
+
+        if (entry != NULL && (entry->eax | entry->ebx | entry->ecx | entry->edx) == 0) {
+            __get_cpuid(leaf, &entry->eax, &entry->ebx, &entry->ecx, &entry->edx);
+        }
+    }
+}
+
 /* What KVM provides beyond what KVM_GET_SUPPORTED_CPUID lists. */
 static void cpuid_platform(struct cpu_model *model, int kvm_fd)
 {
@@ -299,6 +312,7 @@ int cpu_model_create(int kvm_fd, const struct cpu_model_options *options,
         goto fail;
     }
     cpuid_platform(model, kvm_fd);
+    cpuid_brand(model->cpuid);
     for (size_t i = 0; i < options->feature_count; i++) {
         ret = cpuid_mask_one(model, options->features[i], error);
         if (ret < 0) {
