@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +102,7 @@ static void vm_ioapic_eoi(void *context, unsigned vector)
 
 /* ---- Holding and releasing everything; the caller holds control -------------------------- */
 
-static void vm_hold(struct umbra_vm *vm)
+void vm_hold(struct umbra_vm *vm)
 {
     vcpu_set_pause(vm->machine.vcpus);
     if (!vm->devices_paused) {
@@ -123,7 +122,7 @@ void vm_open_gate(struct umbra_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
-static int vm_release(struct umbra_vm *vm, struct umbra_error *error)
+int vm_release(struct umbra_vm *vm, struct umbra_error *error)
 {
     int ret = machine_resume_devices(&vm->machine, error);
 
@@ -134,7 +133,7 @@ static int vm_release(struct umbra_vm *vm, struct umbra_error *error)
     return ret;
 }
 
-static void vm_set_state(struct umbra_vm *vm, enum vm_state state)
+void vm_set_state(struct umbra_vm *vm, enum vm_state state)
 {
     pthread_mutex_lock(&vm->lock);
     vm->state = state;
@@ -153,168 +152,6 @@ enum vm_state vm_state(struct umbra_vm *vm)
     state = vm->state;
     pthread_mutex_unlock(&vm->lock);
     return state;
-}
-
-/* ---- The keeper --------------------------------------------------------------------------- */
-
-/* A kernel that panics with panic=-1 resets at once: that is a panic, not a reboot. */
-static void vm_classify(struct umbra_vm *vm, struct vm_end *end)
-{
-    if ((end->kind == UMBRA_OUTCOME_RESET || end->kind == UMBRA_OUTCOME_TRIPLE_FAULT ||
-         end->kind == UMBRA_OUTCOME_DEADLINE) &&
-        console_panic_seen(&vm->machine.consoles[0])) {
-        end->kind = UMBRA_OUTCOME_PANIC;
-        snprintf(end->reason, sizeof(end->reason), "the guest kernel printed a panic");
-    }
-}
-
-static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
-{
-    const uint64_t one = 1;
-
-    pthread_mutex_lock(&vm->control);
-    vm_hold(vm);
-    vm_classify(vm, end);
-    vm->outcome = (struct umbra_outcome){
-        .size = sizeof(vm->outcome),
-        .kind = end->kind,
-        .exit_value = end->exit_value,
-        .vcpu = end->vcpu,
-        .run_ns = vm->start_ns == 0 ? 0 : clock_ns() - vm->start_ns,
-    };
-    memcpy(vm->outcome.reason, end->reason, sizeof(vm->outcome.reason));
-    console_tail(&vm->machine.consoles[0], vm->outcome.console_tail,
-                 sizeof(vm->outcome.console_tail));
-    vm_write_report(vm, end, vm->outcome.report, sizeof(vm->outcome.report));
-    vm_set_state(vm, VM_ENDED);
-    for (unsigned i = 0; i < vm->config->serial_count; i++) {
-        console_end(&vm->machine.consoles[i]);
-    }
-    if (write(vm->event_fd, &one, sizeof(one)) < 0) {
-        log_error(vm->machine.log, "cannot signal the end of the run: %s",
-                  strerrorname_np(errno));
-    }
-    pthread_mutex_unlock(&vm->control);
-}
-
-static int vm_restart(struct umbra_vm *vm, struct umbra_error *error)
-{
-    int ret;
-
-    pthread_mutex_lock(&vm->control);
-    vm_hold(vm);
-    ret = machine_reset(&vm->machine, error);
-    if (ret == 0) {
-        pthread_mutex_lock(&vm->lock);
-        vm->pending.kind = UMBRA_OUTCOME_NONE;
-        pthread_mutex_unlock(&vm->lock);
-        ret = vm_release(vm, error);
-    }
-    pthread_mutex_unlock(&vm->control);
-    return ret;
-}
-
-static void vm_handle_end(struct umbra_vm *vm, struct vm_end *end)
-{
-    struct umbra_error error;
-
-    if (end->kind == UMBRA_OUTCOME_RESET &&
-        vm->config->on_reset == CONFIG_ON_RESET_RESTART &&
-        !console_panic_seen(&vm->machine.consoles[0])) {
-        log_info(vm->machine.log, "%s: restarting it", end->reason);
-        if (vm_restart(vm, &error) == 0) {
-            return;
-        }
-        end->kind = UMBRA_OUTCOME_ERROR;
-        snprintf(end->reason, sizeof(end->reason), "restart after a reset failed: %.400s",
-                 error.message);
-    }
-    vm_finish(vm, end);
-}
-
-/* A vCPU hit a breakpoint: have everything stand still before anyone is told. */
-static void vm_handle_stop(struct umbra_vm *vm)
-{
-    pthread_mutex_lock(&vm->control);
-    if (vm_state(vm) == VM_RUNNING) {
-        vm_hold(vm);
-        vm_set_state(vm, VM_PAUSED);
-    }
-    pthread_mutex_unlock(&vm->control);
-}
-
-/* Wait for something to do; false when the keeper is to quit. The caller holds lock. */
-static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
-{
-    for (;;) {
-        bool live = vm->state == VM_RUNNING || vm->state == VM_PAUSED;
-
-        if (vm->quit) {
-            return false;
-        }
-        if (vm->pending.kind != UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
-            *end = vm->pending;
-            return true;
-        }
-        if (vm->debug.stop.kind != UMBRA_STOP_NONE && !vm->debug.stepping &&
-            vm->state == VM_RUNNING) {
-            end->kind = UMBRA_OUTCOME_NONE;
-            return true;
-        }
-        if (live && vm->deadline_ns != 0 && clock_ns() >= vm->deadline_ns) {
-            vm->pending =
-                (struct vm_end){ .kind = UMBRA_OUTCOME_DEADLINE, .vcpu = UINT32_MAX };
-            snprintf(vm->pending.reason, sizeof(vm->pending.reason),
-                     "the guest still ran after %" PRIu64 ".%03" PRIu64 " s",
-                     vm->config->timeout_ms / 1000, vm->config->timeout_ms % 1000);
-        } else if (live && vm->deadline_ns != 0) {
-            const struct timespec until = {
-                .tv_sec = (time_t)(vm->deadline_ns / 1000000000u),
-                .tv_nsec = (long)(vm->deadline_ns % 1000000000u),
-            };
-
-            pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
-        } else {
-            pthread_cond_wait(&vm->changed, &vm->lock);
-        }
-    }
-}
-
-static void *vm_keeper(void *context)
-{
-    struct umbra_vm *vm = context;
-    struct vm_end end;
-
-    pthread_setname_np(pthread_self(), "keeper");
-    pthread_mutex_lock(&vm->lock);
-    while (vm_keeper_wait(vm, &end)) {
-        pthread_mutex_unlock(&vm->lock);
-        if (end.kind == UMBRA_OUTCOME_NONE) {
-            vm_handle_stop(vm);
-        } else {
-            vm_handle_end(vm, &end);
-        }
-        pthread_mutex_lock(&vm->lock);
-    }
-    pthread_mutex_unlock(&vm->lock);
-    return NULL;
-}
-
-static int vm_start_keeper(struct umbra_vm *vm, struct umbra_error *error)
-{
-    sigset_t all, old;
-    int ret;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&vm->keeper, NULL, vm_keeper, vm);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (ret != 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ret,
-                           "cannot start the keeper thread");
-    }
-    vm->keeper_started = true;
-    return 0;
 }
 
 /* ---- The public calls ---------------------------------------------------------------------- */

@@ -63,6 +63,15 @@ void vm_report_end(struct umbra_vm *vm, const struct vm_end *end);
 /* From CREATED to PAUSED: everything is started and stands at the first instruction. */
 int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error);
 
+/* Hold every vCPU and device, and let them go again. The caller holds control. */
+void vm_hold(struct umbra_vm *vm);
+int vm_release(struct umbra_vm *vm, struct umbra_error *error);
+
+void vm_set_state(struct umbra_vm *vm, enum vm_state state);
+
+/* Start the keeper (vmm/keeper.c). */
+int vm_start_keeper(struct umbra_vm *vm, struct umbra_error *error);
+
 /* Let the vCPUs run on, unless an end was reported meanwhile. The caller holds control. */
 void vm_open_gate(struct umbra_vm *vm);
 
