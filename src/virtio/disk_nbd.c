@@ -15,7 +15,10 @@
 #include "base/util.h"
 #include "virtio/disk.h"
 
-enum { NBD_REQUEST_MAX = 32 << 20 }; /* what servers take at least */
+enum {
+    NBD_REQUEST_MAX = 32 << 20, /* what servers take at least */
+    NBD_CONNECT_MS = 5000,
+};
 
 struct disk_nbd {
     struct disk disk;
@@ -235,15 +238,39 @@ static void nbd_abort(struct disk_queue *queue)
 
 /* ---- Opening -------------------------------------------------------------------------- */
 
+/* Connect and shake hands, for so long and no longer. */
+static bool nbd_connect(struct nbd_handle *handle, const char *uri)
+{
+    uint64_t deadline = clock_ns() + (uint64_t)NBD_CONNECT_MS * 1000000u;
+
+    if (nbd_aio_connect_uri(handle, uri) != 0) {
+        return false;
+    }
+    while (nbd_aio_is_ready(handle) != 1) {
+        if (nbd_aio_is_dead(handle) != 0 || nbd_aio_is_closed(handle) != 0 ||
+            clock_ns() >= deadline || nbd_poll(handle, 200) < 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static struct nbd_handle *nbd_open_handle(const char *uri)
 {
     struct nbd_handle *handle = nbd_create();
 
-    if (handle != NULL && nbd_connect_uri(handle, uri) != 0) {
+    if (handle != NULL && !nbd_connect(handle, uri)) {
         nbd_close(handle);
         handle = NULL;
     }
     return handle;
+}
+
+static const char *nbd_why(void)
+{
+    const char *why = nbd_get_error();
+
+    return why != NULL ? why : "the server does not answer";
 }
 
 static void nbd_queue_close(struct disk_queue *queue)
@@ -264,7 +291,7 @@ static int nbd_queue_open(struct disk *disk, struct io_ring *ring,
     }
     nq->handle = nbd_open_handle(disk->name);
     if (nq->handle == NULL) {
-        log_error(disk->log, "%s: %s", disk->name, nbd_get_error());
+        log_error(disk->log, "%s: %s", disk->name, nbd_why());
         free(nq);
         return -EIO;
     }
@@ -320,7 +347,7 @@ static int nbd_learn(struct disk_nbd *nbd, struct nbd_handle *handle, bool reado
 
     if (size < 0) {
         return error_set(error, UMBRA_ERROR_CONFIG, EIO, "disk %s: no size: %s", nbd->uri,
-                         nbd_get_error());
+                         nbd_why());
     }
     if (!readonly && nbd_is_read_only(handle) != 0) {
         return error_set(error, UMBRA_ERROR_CONFIG, EROFS,
@@ -356,7 +383,7 @@ int disk_nbd_open(const char *uri, bool readonly, const struct log *log,
     handle = nbd_open_handle(uri);
     if (handle == NULL) {
         ret = error_set(error, UMBRA_ERROR_CONFIG, EIO, "connect disk %s: %s", uri,
-                        nbd_get_error());
+                        nbd_why());
     } else {
         ret = nbd_learn(nbd, handle, readonly, error);
         nbd_close(handle);
