@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Install to a prefix, move it elsewhere, build a consumer against it in every way.
-# install.sh BUILD_DIR SOURCE_DIR VERSION
+# install.sh BUILD_DIR SOURCE_DIR VERSION EXAMPLES_DIR
 set -eu
-build=$1 source=$2 version=$3
+build=$1 source=$2 version=$3 examples=$4
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cmake --install "$build" --prefix "$work/first" >/dev/null
@@ -43,6 +43,27 @@ cmake -S "$source" -B "$work/build" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" >"$wo
     cmake --build "$work/build" >>"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 check "find_package, shared" "$work/build/consumer-shared"
 check "find_package, static" "$work/build/consumer-static"
+
+# The examples, both ways. Without arguments they say how they are called.
+cmake -S "$examples" -B "$work/examples" -G Ninja -DCMAKE_PREFIX_PATH="$prefix" \
+    -DCMAKE_C_FLAGS="$strict" >"$work/log" 2>&1 &&
+    cmake --build "$work/examples" >>"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+mkdir "$work/pc"
+for file in "$examples"/*.c; do
+    name=$(basename "$file" .c)
+    # shellcheck disable=SC2086
+    cc -std=c11 $strict "$file" $shared -pthread -o "$work/pc/$name"
+    for program in "$work/pc/$name" "$work/examples/$name"; do
+        status=0
+        LD_LIBRARY_PATH=$libdir "$program" 2>"$work/log" || status=$?
+        if [ $status != 64 ] || ! grep -q "^usage: $name " "$work/log"; then
+            cat "$work/log"
+            echo "FAIL: example $program: status $status"
+            exit 1
+        fi
+    done
+    echo "PASS: example $name, pkg-config and find_package"
+done
 
 [ "$("$prefix/bin/umbra" --version)" = "umbra $version" ] || { echo "FAIL: umbra --version"; exit 1; }
 if grep -rlF "$work/first" "$libdir/cmake" "$libdir/pkgconfig"; then
