@@ -14,6 +14,7 @@
 #include "virtio/virtio.h"
 
 struct disk;
+struct net_backend;
 
 struct virtio_blk_options {
     const char *id;
@@ -28,6 +29,20 @@ int virtio_blk_create(const struct device_env *env,
                       struct virtio_device **device, struct umbra_error *error);
 /* Look at the back end's size again and tell the guest. Any thread, no lock held. */
 int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error);
+
+struct virtio_net_options {
+    const char *id;
+    uint8_t mac[6];
+    unsigned mtu;        /* 0: the guest is told none */
+    unsigned queue_size; /* 0: 256 */
+};
+/* Takes @backend over, also on failure. Needs env->loop. */
+int virtio_net_create(const struct device_env *env,
+                      const struct virtio_net_options *options,
+                      struct net_backend *backend, struct virtio_device **device,
+                      struct umbra_error *error);
+/* Pull the guest's cable, or plug it in again. Any thread, no lock held. */
+void virtio_net_set_link(struct virtio_device *device, bool up);
 
 /* @rate: bytes a second, 0: unlimited. */
 int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rate,

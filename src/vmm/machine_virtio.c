@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "virtio/disk.h"
+#include "virtio/net_backend.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
 #include "vmm/machine.h"
@@ -121,6 +122,113 @@ static int machine_add_disk(struct machine *machine, unsigned index,
     return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
 }
 
+/* ---- Networks ------------------------------------------------------------------------- */
+
+static uint32_t hash_text(uint32_t hash, const char *text)
+{
+    for (; text != NULL && *text != '\0'; text++) {
+        hash = (hash ^ (uint8_t)*text) * 16777619u; /* FNV-1a */
+    }
+    return (hash ^ 0xff) * 16777619u;
+}
+
+/*
+ * The same at every start, and different for guests that may meet: the VM's name tells
+ * them apart, or else the tap or socket, which no two guests share.
+ */
+static void machine_make_mac(const struct umbra_config *config, unsigned index,
+                             uint8_t mac[6])
+{
+    const struct config_net *net = &config->nets[index];
+    uint32_t hash = hash_text(2166136261u, config->name);
+
+    if (memcmp(net->mac, (const uint8_t[6]){ 0 }, 6) != 0) {
+        memcpy(mac, net->mac, 6);
+        return;
+    }
+    hash = hash_text(hash_text(hash, net->tap), net->path) + index;
+    mac[0] = 0x52; /* locally administered, as QEMU's */
+    mac[1] = 0x54;
+    mac[2] = 0;
+    mac[3] = (uint8_t)(hash >> 16);
+    mac[4] = (uint8_t)(hash >> 8);
+    mac[5] = (uint8_t)hash;
+}
+
+static int machine_open_user(const struct config_net *config,
+                             struct net_backend **backend, struct umbra_error *error)
+{
+    struct net_user_options options = { .restricted = config->restricted,
+                                        .mtu = config->mtu,
+                                        .forward_count = config->forward_count };
+    struct net_forward *forwards = calloc(config->forward_count + 1, sizeof(*forwards));
+    int ret;
+
+    if (forwards == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "user networking");
+    }
+    for (size_t i = 0; i < config->forward_count; i++) {
+        const struct config_forward *from = &config->forwards[i];
+
+        forwards[i] = (struct net_forward){ .udp = from->udp,
+                                            .host_address = from->host_address,
+                                            .guest_address = from->guest_address,
+                                            .host_port = from->host_port,
+                                            .guest_port = from->guest_port };
+    }
+    options.forwards = forwards;
+    ret = net_user_open(&options, backend, error);
+    free(forwards);
+    return ret;
+}
+
+static int machine_open_net(struct machine *machine, const struct config_net *config,
+                            struct net_backend **backend, struct umbra_error *error)
+{
+    if (config->vhost) {
+        return error_set(error, UMBRA_ERROR_CONFIG, ENOTSUP,
+                         "the config asks for vhost: this version of umbra moves packets "
+                         "itself; take \"vhost\" out");
+    }
+    switch (config->backend) {
+    case CONFIG_NET_USER:
+        return machine_open_user(config, backend, error);
+    case CONFIG_NET_TAP:
+        return net_tap_open(config->tap, config->fd, config->queues, machine->log,
+                            backend, error);
+    case CONFIG_NET_UNIX:
+        return net_unix_open(config->path, config->fd, backend, error);
+    default:
+        return error_set(
+            error, UMBRA_ERROR_CONFIG, ENOTSUP,
+            "the config asks for a vhost-user network: this version of umbra "
+            "has none; use \"user\", \"tap\" or \"unix\"");
+    }
+}
+
+static int machine_add_net(struct machine *machine, unsigned index,
+                           struct umbra_error *error)
+{
+    const struct config_net *config = &machine->config->nets[index];
+    struct virtio_net_options options = { .mtu = config->mtu,
+                                          .queue_size = config->queue_size };
+    struct net_backend *backend;
+    struct virtio_device *vdev;
+    char id[32];
+    int ret;
+
+    snprintf(id, sizeof(id), "net%u", index);
+    options.id = config->id != NULL ? config->id : id;
+    machine_make_mac(machine->config, index, options.mac);
+    ret = machine_open_net(machine, config, &backend, error);
+    if (ret != 0) {
+        error_prefix(error, "%s", options.id);
+        return ret;
+    }
+    ret = virtio_net_create(&machine->env, &options, backend, &vdev, error);
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+}
+
 static int machine_add_rng(struct machine *machine, struct umbra_error *error)
 {
     struct virtio_device *vdev;
@@ -185,6 +293,9 @@ int machine_create_virtio(struct machine *machine, struct umbra_error *error)
 
     for (unsigned i = 0; ret == 0 && i < machine->config->disk_count; i++) {
         ret = machine_add_disk(machine, i, error);
+    }
+    for (unsigned i = 0; ret == 0 && i < machine->config->net_count; i++) {
+        ret = machine_add_net(machine, i, error);
     }
     if (ret == 0 && machine->config->console_count > 0) {
         ret = machine_add_consoles(machine, error);

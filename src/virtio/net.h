@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT */
+/* Inside virtio-net: what the device (net.c) and its data path (net_queue.c) share. */
+#ifndef VIRTIO_NET_H
+#define VIRTIO_NET_H
+
+#include <linux/virtio_net.h>
+
+#include "virtio/net_backend.h"
+#include "virtio/virtio.h"
+
+enum { NET_CHAINS_MAX = 64 /* buffers merged for one frame */ };
+
+struct net_counters {
+    uint64_t frames, bytes, dropped;
+};
+
+struct virtio_net;
+
+struct net_pair {
+    struct virtio_net *net;
+    unsigned index;
+    struct loop_watch *watch;         /* of the back end's descriptor */
+    struct loop_watch *kick_watch[2]; /* receive, transmit */
+    /* A frame on its way to the guest, and the buffers taken for it so far. */
+    uint8_t *frame;
+    size_t frame_size; /* with the header; 0: none */
+    struct virtqueue_chain chains[NET_CHAINS_MAX];
+    unsigned held;
+    uint64_t held_bytes;
+    bool starved; /* the driver has no buffers: wait for its kick */
+    struct virtqueue_chain tx;
+    bool tx_blocked;                    /* the back end takes no more: wait for POLLOUT */
+    struct net_counters received, sent; /* as the guest sees it */
+    uint64_t bad_headers;
+};
+
+struct virtio_net {
+    struct virtio_device device;
+    struct net_backend *backend;
+    unsigned pair_count, active_pairs;
+    struct net_pair *pairs;
+    uint8_t *scratch;  /* a frame from the guest that must lie in one piece */
+    uint64_t offloads; /* VIRTIO_NET_F_GUEST_* in force */
+    bool link, lost;   /* the user's wish; the back end's end is gone */
+    struct loop_watch *control_watch;
+    struct virtqueue_chain control;
+    uint64_t control_errors;
+};
+
+static inline struct virtio_queue *net_queue(struct net_pair *pair, bool transmit)
+{
+    return &pair->net->device.queues[2 * pair->index + transmit];
+}
+
+/* Move frames as far as there are any, and buffers, and room. Device's lock held. */
+void net_receive(struct net_pair *pair);
+void net_transmit(struct net_pair *pair);
+/* Give buffers taken for a frame back to the ring; the frame waits on. */
+void net_release(struct net_pair *pair);
+/* The back end's descriptor is ready. */
+void net_ready(void *context, uint32_t events);
+/* The back end is gone, or the user said so: tell the guest. */
+void net_update_link(struct virtio_net *net);
+
+#endif
