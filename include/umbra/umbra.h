@@ -312,6 +312,13 @@ UMBRA_API int umbra_vm_step(struct umbra_vm *vm, unsigned vcpu, struct umbra_sto
 UMBRA_API int umbra_gdb_listen(struct umbra_vm *vm, const char *address,
                                struct umbra_error *error);
 
+/**
+ * Write an ELF core of the guest to the new file @p path (mode 0600): registers of every vCPU
+ * and all RAM, for gdb and crash(8). A running VM stands still meanwhile.
+ */
+UMBRA_API int umbra_vm_write_core(struct umbra_vm *vm, const char *path,
+                                  struct umbra_error *error);
+
 /* ---- Interrupts made by the embedder ------------------------------------------------ */
 
 /** Drive pin @p gsi (0..23) of the interrupt controller, beside the devices on it. */

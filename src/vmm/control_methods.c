@@ -315,6 +315,12 @@ static json_t *call_registers(const struct control_request *request)
     return json;
 }
 
+static json_t *call_core(const struct control_request *request)
+{
+    return control_done(
+        umbra_vm_write_core(request->vm, param_string(request, "path"), request->error));
+}
+
 static json_t *call_discover(const struct control_request *request);
 
 static const struct control_method methods[] = {
@@ -347,6 +353,10 @@ static const struct control_method methods[] = {
         { "length", "integer", "bytes, at most 32768", true },
         { "virtual", "boolean", "address is guest-virtual", false },
         { "vcpu", "integer", "whose page tables", false } } },
+    { "core",
+      "write an ELF core of the guest",
+      call_core,
+      { { "path", "string", "a new file", true } } },
     { "registers",
       "the registers of a vCPU while paused",
       call_registers,

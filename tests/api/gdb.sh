@@ -57,4 +57,28 @@ expect "rip"
 wait $pid && { echo "FAIL: a killed guest ended well"; exit 1; }
 grep -q "killed by gdb" "$work/out" || { echo "FAIL: umbra's reason"; cat "$work/out"; exit 1; }
 pid=
+
+# A core of a running guest opens in gdb.
+export XDG_RUNTIME_DIR="$work"
+"$umbra" run --name core --kernel "$hang" --append hang --memory 64M --cpus 2 --timeout 100s \
+    >"$work/out" 2>&1 </dev/null &
+pid=$!
+tries=0
+until grep -q "^ready" "$work/out"; do
+    tries=$((tries + 1))
+    [ $tries -lt 200 ] || { echo "FAIL: no guest"; cat "$work/out"; exit 1; }
+    sleep 0.05
+done
+(cd "$work" && "$umbra" core core guest.core)
+"$umbra" core core "$work/guest.core" 2>"$work/again" && { echo "FAIL: overwritten"; exit 1; }
+grep -q "not overwritten" "$work/again" || { echo "FAIL: the reason"; cat "$work/again"; exit 1; }
+timeout 90 gdb -nx -batch -ex "set pagination off" -ex "core-file $work/guest.core" \
+    -ex "info threads" -ex "info registers rip" -ex "info symbol \$rip" -ex "x/2i \$rip" \
+    "$hang" >"$work/gdb" 2>&1 || { echo "FAIL: gdb: $?"; cat "$work/gdb"; exit 1; }
+expect "^[* ] 2 "
+expect "in section .text"
+expect "hlt\|jmp"
+"$umbra" stop --now core
+wait $pid || :
+pid=
 echo "PASS"

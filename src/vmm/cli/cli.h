@@ -15,6 +15,7 @@ int command_ls(int argc, char **argv);
 int command_ctl(int argc, char **argv);
 int command_stop(int argc, char **argv);
 int command_console(int argc, char **argv);
+int command_core(int argc, char **argv);
 int command_stat(int argc, char **argv);
 int command_top(int argc, char **argv);
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <umbra/umbra.h>
 
@@ -127,6 +128,33 @@ int command_stop(int argc, char **argv)
         return cli_usage("stop", "name the VM: umbra stop NAME");
     }
     return call("stop", line.arguments[0], now ? "stop" : "power_button", NULL, false);
+}
+
+int command_core(int argc, char **argv)
+{
+    char *folder, *path = NULL;
+    int status;
+
+    if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
+        puts("Usage: umbra core NAME FILE\n\n"
+             "Write an ELF core of a running VM's guest, for gdb and crash(8). FILE must "
+             "be new.");
+        return EXIT_STATUS_OK;
+    }
+    if (argc != 3) {
+        return cli_usage("core", "name the VM and a new file: umbra core NAME FILE");
+    }
+    /* The VM's process writes it, and has another working folder perhaps. */
+    folder = argv[2][0] == '/' ? strdup("") : getcwd(NULL, 0);
+    if (folder == NULL ||
+        asprintf(&path, "%s%s%s", folder, folder[0] != '\0' ? "/" : "", argv[2]) < 0) {
+        free(folder);
+        return EXIT_STATUS_INTERNAL;
+    }
+    status = call("core", argv[1], "core", json_pack("{s:s}", "path", path), false);
+    free(path);
+    free(folder);
+    return status;
 }
 
 static void list_one(const char *name)

@@ -23,6 +23,7 @@ static const struct command {
     { "console", "put the terminal on a running VM's serial port", command_console },
     { "stop", "ask a running VM's guest to power off", command_stop },
     { "ctl", "call a method of a running VM's control socket", command_ctl },
+    { "core", "write an ELF core of a running VM's guest", command_core },
     { "stat", "print a running VM's exits by reason", command_stat },
     { "top", "show the exits of all running VMs, live", command_top },
     { "acpi", "write the ACPI tables of a configuration's board", command_acpi },
