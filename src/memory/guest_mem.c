@@ -136,7 +136,7 @@ static int region_map(const struct guest_mem *mem, struct guest_region *region,
                       struct umbra_error *error)
 {
     bool private = region_is_private(&mem->options);
-    int flags = MAP_FIXED | MAP_NORESERVE;
+    int flags = MAP_FIXED;
     void *host;
     int ret;
 
@@ -154,6 +154,10 @@ static int region_map(const struct guest_mem *mem, struct guest_region *region,
                            region->size / MIB);
     }
     flags |= private ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    /* Huge pages are reserved now: a lack of them is an error here, not a SIGBUS later. */
+    if (mem->options.backing < GUEST_MEM_2M) {
+        flags |= MAP_NORESERVE;
+    }
     if (mem->options.prefault) {
         flags |= MAP_POPULATE;
     }
