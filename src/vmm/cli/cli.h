@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The launcher's subcommands. They use <umbra/umbra.h> and nothing else of the library. */
+/* The launcher's subcommands. They use <umbra/umbra.h> and nothing else of the library;
+ * mmu*.c also use shadowpt-sim/. */
 #ifndef VMM_CLI_CLI_H
 #define VMM_CLI_CLI_H
 
@@ -18,5 +19,6 @@ int command_console(int argc, char **argv);
 int command_core(int argc, char **argv);
 int command_stat(int argc, char **argv);
 int command_top(int argc, char **argv);
+int command_mmu(int argc, char **argv);
 
 #endif

@@ -26,6 +26,7 @@ static const struct command {
     { "core", "write an ELF core of a running VM's guest", command_core },
     { "stat", "print a running VM's exits by reason", command_stat },
     { "top", "show the exits of all running VMs, live", command_top },
+    { "mmu", "the MMU laboratory: shadow and nested paging in software", command_mmu },
     { "acpi", "write the ACPI tables of a configuration's board", command_acpi },
     { "dtb", "write the device tree of a configuration's board", command_dtb },
     { "schema", "print the JSON schema of configurations", command_schema },

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""umbra mmu: its verbs, what they print and refuse."""
+import json
+import os
+import shutil
+import tempfile
+import unittest
+import xml.etree.ElementTree
+
+from launcher import main, run
+
+
+class Mmu(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def path(self, name, text):
+        path = os.path.join(self.folder, name)
+        with open(path, "w", encoding="utf-8") as out:
+            out.write(text)
+        return path
+
+    def ok(self, *arguments, **more):
+        result = run("mmu", *arguments, **more)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout
+
+    def test_help(self):
+        for verb in ([], ["walk"], ["explain"], ["run"], ["generate"], ["crossover"],
+                     ["costs"]):
+            self.assertIn("Usage: umbra mmu", self.ok(*verb, "--help"))
+
+    def test_walk(self):
+        walks = {(w["levels"], w["guest_pages"], w["nested_pages"]): w["nested"]
+                 for w in json.loads(self.ok("walk", "--json"))["walks"]}
+        self.assertEqual([walks[4, "4K", "4K"], walks[5, "4K", "4K"], walks[4, "4K", "2M"],
+                          walks[4, "2M", "2M"], walks[4, "1G", "1G"]], [24, 35, 19, 15, 8])
+
+    def test_explain(self):
+        text = self.ok("explain", "0x7f1234567abc")
+        self.assertIn(" 24. ", text)
+        self.assertNotIn(" 25. ", text)
+        self.assertIn("not canonical", self.ok("explain", "0x800000000000"))
+
+    def test_run(self):
+        names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb"]
+        options = ["--size", "1M", "--accesses", "5000"]
+        report = json.loads(self.ok("run", "--generate", "churn", "--json", *options))
+        self.assertEqual([c["name"] for c in report["configurations"]], names)
+        trace = self.path("trace", self.ok("generate", "churn", *options))
+        again = json.loads(self.ok("run", "--trace", trace, "--json"))
+        self.assertEqual(report, again)
+        one = json.loads(self.ok("run", "--trace", trace, "--policy", "wp", "--json"))
+        self.assertEqual(one["configurations"], [report["configurations"][2]])
+        rows = self.ok("run", "--trace", trace, "--csv").splitlines()
+        self.assertEqual([row.split(",")[0] for row in rows], ["configuration"] + names)
+
+    def test_trace(self):
+        trace = self.path("trace", "==1== x\nI  04001000,3\n L 1ffefff000,8\n M 5ffc,8\n")
+        report = json.loads(self.ok("run", "--trace", trace, "--policy", "native", "--json"))
+        self.assertEqual(report["configurations"][0]["guest_faults"], 4)
+
+    def test_costs(self):
+        costs = self.ok("costs")
+        self.assertIn("cycles.exit", costs)
+        path = self.path("costs", costs.replace("= 1200", "= 4321"))
+        self.assertIn("4321", self.ok("costs", "--costs", path))
+        bad = run("mmu", "costs", "--costs", self.path("bad", "cycles.exit = x\n"))
+        self.assertEqual(bad.returncode, 65)
+        self.assertIn("bad:1:", bad.stderr)
+
+    def test_crossover(self):
+        svg = os.path.join(self.folder, "curve.svg")
+        curve = json.loads(self.ok("crossover", "--json", "--size", "16M", "--accesses",
+                                   "20000", "--quiet", "--svg", svg))
+        updates = [point["updates_per_miss"] for point in curve["points"]]
+        self.assertEqual(updates, sorted(updates))
+        self.assertGreater(curve["points"][-1]["shadow-wp"], curve["points"][-1]["nested"])
+        self.assertTrue(xml.etree.ElementTree.parse(svg).getroot().tag.endswith("svg"))
+
+    def test_usage(self):
+        for arguments in ([], ["wlak"], ["run"], ["run", "--generate", "x"],
+                          ["run", "--trace", "a", "--generate", "fork"],
+                          ["run", "--generate", "fork", "--policy", "x"],
+                          ["run", "--generate", "fork", "--size", "1"],
+                          ["explain"], ["explain", "x"], ["generate"]):
+            self.assertEqual(run("mmu", *arguments).returncode, 64, arguments)
+        self.assertEqual(run("mmu", "run", "--trace", "/does/not/exist").returncode, 66)
+
+
+main()
