@@ -88,7 +88,9 @@ static void run_workload(enum generate_kind kind, bool pcid, bool large, unsigne
 
         assert_true(wp[SHADOW_EXIT_TABLE_WRITE] > 0);
         assert_int_equal(vtlb[SHADOW_EXIT_TABLE_WRITE], 0);
-        assert_true(result[SIM_SHADOW_UNSYNC].exits < result[SIM_SHADOW_WP].exits);
+        /* Only tables of 4 KiB pages go out of sync. */
+        assert_true(large ||
+                    result[SIM_SHADOW_UNSYNC].exits < result[SIM_SHADOW_WP].exits);
         assert_true(result[SIM_NESTED].cycles < result[SIM_SHADOW_VTLB].cycles);
     }
 }
