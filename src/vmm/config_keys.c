@@ -134,7 +134,7 @@ static const struct config_key net_keys[] = {
     { "forward", NULL, CONFIG_KIND_FORWARDS, IN(config_net, forwards),
       COUNT(config_net, forward_count), .max = 64,
       .value = "tcp|udp:[HOST:]PORT:[GUEST:]PORT",
-      .help = "forward a host port to the guest (user); may be given several times",
+      .help = "forward a host port (of 127.0.0.1 unless HOST) to the guest; repeatable",
       .example = "tcp:2222:22" },
     { "restricted", NULL, CONFIG_KIND_BOOL, IN(config_net, restricted), .value = "on|off",
       .help = "no way out but the forwards (user)", .example = "on" },
