@@ -35,9 +35,16 @@ class Docs(unittest.TestCase):
         for option in re.findall(r"^  --([a-z-]+)", run("run", "--help").stdout, re.M):
             self.assertIn("\\-\\-" + option.replace("-", "\\-"), options + "\\-\\-help")
 
+    def test_library_manual_has_every_function(self):
+        functions = set(re.findall(r"^UMBRA_API [^;]*?\b(umbra_\w+)\(",
+                                   read("include/umbra/umbra.h"), re.M))
+        named = set(re.findall(r"^\.BR (umbra_\w+) \(\)", read("docs/man/libumbra.3"), re.M))
+        self.assertGreater(len(functions), 40)
+        self.assertEqual(functions, named)
+
     @unittest.skipUnless(shutil.which("man"), "needs man")
     def test_manual_formats(self):
-        for page in ("umbra.1", "umbra.json.5"):
+        for page in ("umbra.1", "libumbra.3", "umbra.json.5"):
             result = subprocess.run(
                 ["man", "--warnings", "-l", os.path.join(SOURCE, "docs/man", page)],
                 text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -7,6 +7,7 @@
 /* argv[0] is the subcommand's name; each returns an exit status (exit_status.h). */
 int command_run(int argc, char **argv);
 int command_demo(int argc, char **argv);
+int command_test(int argc, char **argv);
 int command_check(int argc, char **argv);
 int command_doctor(int argc, char **argv);
 int command_acpi(int argc, char **argv);

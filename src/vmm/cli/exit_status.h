@@ -9,6 +9,7 @@
 
 enum exit_status {
     EXIT_STATUS_OK = 0,
+    EXIT_STATUS_TEST_FAILED = 1, /* of umbra test */
     EXIT_STATUS_USAGE = 64,
     EXIT_STATUS_CONFIG = 65,
     EXIT_STATUS_MISSING = 66,

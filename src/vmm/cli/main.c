@@ -16,6 +16,8 @@ static const struct command {
     { "run", "boot a guest and wait for its end", command_run },
     { "demo", "boot the built-in guest, which shows what this host's KVM does",
       command_demo },
+    { "test", "run kernel test images in parallel, with TAP and junit results",
+      command_test },
     { "check", "check a configuration without running it", command_check },
     { "doctor", "say what stands in the way on this host, and how fast it will be",
       command_doctor },

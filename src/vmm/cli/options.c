@@ -185,6 +185,13 @@ static int parse_own(const struct cli_parser *parser, int argc, char **argv,
             return EXIT_STATUS_OK;
         }
         if (argv[i][0] != '-' || argv[i][1] == '\0') {
+            if (parser->argument != NULL) {
+                status = parser->argument(parser->context, argv[i]);
+                if (status >= 0) {
+                    return status;
+                }
+                continue;
+            }
             if (line->count == parser->max_arguments) {
                 return cli_usage(parser->command, "what is '%s' for? See umbra %s --help",
                                  argv[i], parser->command);

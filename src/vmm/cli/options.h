@@ -24,6 +24,9 @@ struct cli_parser {
     const char *notes;                /* printed at the end of --help, may be NULL */
     /* Called for each of the subcommand's own options; false: @value is wrong. */
     bool (*set)(void *context, const char *name, const char *value);
+    /* If not NULL: called for each argument instead of counting it; returns -1 to go on,
+     * or the exit status to end with. */
+    int (*argument)(void *context, const char *argument);
     void *context;
 };
 

@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: MIT */
+/* The images of umbra test. */
+#include "vmm/cli/test_suite.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- Finding --------------------------------------------------------------------- */
+
+static int add_file(struct test_suite *suite, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash != NULL ? slash + 1 : path;
+    const char *dot = strrchr(base, '.');
+    struct test_case test = { .path = strdup(path) }, *cases;
+
+    test.name =
+        strndup(base, dot != NULL && dot != base ? (size_t)(dot - base) : strlen(base));
+    cases = reallocarray(suite->cases, suite->count + 1, sizeof(*cases));
+    if (cases != NULL) {
+        suite->cases = cases;
+    }
+    if (cases == NULL || test.path == NULL || test.name == NULL) {
+        free(test.path);
+        free(test.name);
+        return -ENOMEM;
+    }
+    cases[suite->count++] = test;
+    return 0;
+}
+
+static bool is_elf(const char *path)
+{
+    char magic[4] = "";
+    FILE *file = fopen(path, "re");
+    bool elf = file != NULL && fread(magic, 1, sizeof(magic), file) == sizeof(magic) &&
+               memcmp(magic, "\177ELF", sizeof(magic)) == 0;
+
+    if (file != NULL) {
+        fclose(file);
+    }
+    return elf;
+}
+
+static bool has_ending(const char *name, const char *ending)
+{
+    size_t length = strlen(name), tail = strlen(ending);
+
+    return length > tail && strcmp(name + length - tail, ending) == 0;
+}
+
+/* kvm-unit-tests leaves NAME.elf, the 64-bit intermediate, beside the NAME.flat to boot. */
+static bool is_image(const char *folder, const char *name, char *path, size_t size)
+{
+    int stem = (int)strlen(name) - (int)strlen(".elf");
+
+    if (has_ending(name, ".elf")) {
+        snprintf(path, size, "%s/%.*s.flat", folder, stem, name);
+        if (access(path, F_OK) == 0) {
+            return false;
+        }
+    } else if (!has_ending(name, ".flat")) {
+        return false;
+    }
+    return snprintf(path, size, "%s/%s", folder, name) < (int)size && is_elf(path);
+}
+
+int test_suite_collect(struct test_suite *suite, const char *path)
+{
+    struct dirent **entries;
+    struct stat status;
+    int count, result = 0;
+
+    if (stat(path, &status) != 0) {
+        return -errno;
+    }
+    if (!S_ISDIR(status.st_mode)) {
+        return add_file(suite, path);
+    }
+    count = scandir(path, &entries, NULL, alphasort);
+    if (count < 0) {
+        return -errno;
+    }
+    for (int i = 0; i < count; i++) {
+        char file[4096];
+
+        if (result == 0 && is_image(path, entries[i]->d_name, file, sizeof(file))) {
+            result = add_file(suite, file);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    return result;
+}
+
+/* ---- Expectations ---------------------------------------------------------------- */
+
+int test_suite_expect_fail(struct test_suite *suite, const char *pattern)
+{
+    const char **expected = reallocarray(suite->expected, suite->expected_count + 1,
+                                         sizeof(*suite->expected));
+
+    if (expected == NULL) {
+        return -ENOMEM;
+    }
+    suite->expected = expected;
+    expected[suite->expected_count++] = pattern;
+    return 0;
+}
+
+static bool must_fail(const struct test_suite *suite, const struct test_case *test)
+{
+    for (size_t i = 0; i < suite->expected_count; i++) {
+        if (fnmatch(suite->expected[i], test->name, 0) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const char *test_suite_stray_expectation(const struct test_suite *suite)
+{
+    for (size_t i = 0; i < suite->expected_count; i++) {
+        size_t j = 0;
+
+        while (j < suite->count &&
+               fnmatch(suite->expected[i], suite->cases[j].name, 0) != 0) {
+            j++;
+        }
+        if (j == suite->count) {
+            return suite->expected[i];
+        }
+    }
+    return NULL;
+}
+
+/* What became of it, in view of what was expected: NULL when it is good. */
+static const char *complaint(const struct test_suite *suite, const struct test_case *test)
+{
+    if (test->result == TEST_SKIP) {
+        return NULL;
+    }
+    if (test->result == TEST_BROKEN) {
+        return test->outcome.reason;
+    }
+    if (must_fail(suite, test)) {
+        return test->result == TEST_PASS ? "passed, although it was expected to fail"
+                                         : NULL;
+    }
+    return test->result == TEST_FAIL ? test->outcome.reason : NULL;
+}
+
+/* ---- TAP ------------------------------------------------------------------------- */
+
+/* Guests and file names may hold anything: one line stays one line. */
+static void print_clean(const char *text, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)text[i];
+
+        putchar(c < 0x20 || c == 0x7f ? '?' : c);
+    }
+}
+
+static void print_block(const char *text)
+{
+    while (*text != '\0') {
+        size_t length = strcspn(text, "\r\n");
+
+        if (length > 0) {
+            fputs("#   ", stdout);
+            print_clean(text, length);
+            putchar('\n');
+        }
+        text += length + (text[length] != '\0');
+    }
+}
+
+void test_suite_print(const struct test_suite *suite, size_t index)
+{
+    const struct test_case *test = &suite->cases[index];
+    const char *why = complaint(suite, test);
+    bool todo = why == NULL && test->result == TEST_FAIL;
+
+    printf("%s %zu - ", why != NULL || todo ? "not ok" : "ok", index + 1);
+    print_clean(test->name, strlen(test->name));
+    puts(todo                        ? " # TODO expected to fail"
+         : test->result == TEST_SKIP ? " # SKIP the image says that it cannot run here"
+                                     : "");
+    if (why != NULL) {
+        print_block(why);
+        print_block(test->outcome.console_tail);
+    }
+    fflush(stdout);
+}
+
+struct totals {
+    size_t passed, failed, skipped, expected;
+};
+
+static struct totals count_all(const struct test_suite *suite)
+{
+    struct totals totals = { 0 };
+
+    for (size_t i = 0; i < suite->count; i++) {
+        const struct test_case *test = &suite->cases[i];
+
+        if (complaint(suite, test) != NULL) {
+            totals.failed++;
+        } else if (test->result == TEST_SKIP) {
+            totals.skipped++;
+        } else if (test->result == TEST_FAIL) {
+            totals.expected++;
+        } else {
+            totals.passed++;
+        }
+    }
+    return totals;
+}
+
+size_t test_suite_summary(const struct test_suite *suite)
+{
+    struct totals totals = count_all(suite);
+
+    printf("# %zu passed, %zu failed, %zu failed as expected, %zu skipped\n",
+           totals.passed, totals.failed, totals.expected, totals.skipped);
+    return totals.failed;
+}
+
+/* ---- junit ----------------------------------------------------------------------- */
+
+/* XML 1.0 has no control characters, and console bytes need not be UTF-8. */
+static void put_xml(FILE *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        unsigned char c = (unsigned char)*text;
+
+        if (c == '<' || c == '>' || c == '&' || c == '"' || c == '\n' || c == '\t') {
+            fprintf(out, "&#%d;", c);
+        } else if (c != '\r') {
+            fputc(c >= 0x20 && c < 0x7f ? c : '?', out);
+        }
+    }
+}
+
+static void junit_case(FILE *out, const struct test_suite *suite,
+                       const struct test_case *test)
+{
+    const char *why = complaint(suite, test);
+
+    fputs("  <testcase classname=\"umbra\" name=\"", out);
+    put_xml(out, test->name);
+    fprintf(out, "\" time=\"%.3f\">\n", (double)test->outcome.run_ns / 1e9);
+    if (why != NULL) {
+        fputs("    <failure message=\"", out);
+        put_xml(out, why);
+        fputs("\">", out);
+        put_xml(out, test->outcome.report);
+        fputs("</failure>\n", out);
+    } else if (test->result != TEST_PASS) {
+        fprintf(out, "    <skipped message=\"%s\"/>\n",
+                test->result == TEST_SKIP ? "the image cannot run here"
+                                          : "failed, as expected");
+    }
+    fputs("    <system-out>", out);
+    put_xml(out, test->outcome.console_tail);
+    fputs("</system-out>\n  </testcase>\n", out);
+}
+
+int test_suite_junit(const struct test_suite *suite, const char *path)
+{
+    struct totals totals = count_all(suite);
+    FILE *out = fopen(path, "we");
+
+    if (out == NULL) {
+        return -1;
+    }
+    fprintf(out,
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"umbra test\" "
+            "tests=\"%zu\" failures=\"%zu\" errors=\"0\" skipped=\"%zu\">\n",
+            suite->count, totals.failed, totals.skipped + totals.expected);
+    for (size_t i = 0; i < suite->count; i++) {
+        junit_case(out, suite, &suite->cases[i]);
+    }
+    fputs("</testsuite>\n", out);
+    return fclose(out);
+}
+
+void test_suite_clear(struct test_suite *suite)
+{
+    for (size_t i = 0; i < suite->count; i++) {
+        free(suite->cases[i].path);
+        free(suite->cases[i].name);
+    }
+    free(suite->cases);
+    free(suite->expected);
+    *suite = (struct test_suite){ .cases = NULL };
+}
