@@ -51,12 +51,13 @@ attempt() {
     wait $pid
 }
 
-# The emulated level 1 itself dies or hangs at times (never a case's doing: those are all
-# bounded and reported by name): once again then, and loudly.
+# The emulated level 1 dies or hangs at times, and it has races of its own that a processor
+# with SVM has not (XSETBV, see tests/guests/instructions.c): a group that did not pass is run
+# once more, loudly, and what fails twice has failed.
 status=0
 attempt || status=$?
-if [ $status = 124 ] || [ $status = 125 ]; then
-    echo "level 1 itself failed (status $status): trying the group once more"
+if [ $status != 0 ] && [ $status != 77 ]; then
+    echo "RETRY: the group ended with status $status; trying it once more"
     status=0
     attempt || status=$?
 fi
