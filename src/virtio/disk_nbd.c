@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 
 #include "base/error.h"
+#include "base/library.h"
 #include "base/util.h"
 #include "virtio/disk.h"
 
@@ -20,14 +21,36 @@ enum {
     NBD_CONNECT_MS = 5000,
 };
 
+/* What is called of libnbd, which is loaded with the first NBD disk. */
+/* clang-format off */
+#define NBD_FUNCTIONS(X) \
+    X(create) X(close) X(aio_connect_uri) X(aio_is_ready) X(aio_is_dead) \
+    X(aio_is_closed) X(poll) X(aio_get_direction) X(aio_get_fd) X(aio_notify_read) \
+    X(aio_notify_write) X(aio_pread) X(aio_pwrite) X(aio_flush) X(aio_trim) \
+    X(aio_zero) X(get_errno) X(get_error) X(get_size) X(get_block_size) \
+    X(is_read_only) X(can_trim) X(can_zero) X(can_flush) X(can_multi_conn)
+/* clang-format on */
+
+struct nbd_library {
+#define NBD_POINTER(function) typeof(&nbd_##function) function;
+    NBD_FUNCTIONS(NBD_POINTER)
+};
+
+static const struct library_symbol nbd_symbols[] = {
+#define NBD_SYMBOL(function) { "nbd_" #function, offsetof(struct nbd_library, function) },
+    NBD_FUNCTIONS(NBD_SYMBOL)
+};
+
 struct disk_nbd {
     struct disk disk;
+    struct nbd_library lib;
     char *uri;
     bool can_flush;
 };
 
 struct nbd_queue {
     struct disk_queue queue;
+    const struct nbd_library *lib; /* the disk's */
     struct nbd_handle *handle;
     struct io_op reads, writes;
     bool read_armed, write_armed;
@@ -50,16 +73,16 @@ static void nbd_arm(struct nbd_queue *nq);
 
 static void nbd_ready(struct nbd_queue *nq, int result)
 {
-    unsigned direction = nbd_aio_get_direction(nq->handle);
+    unsigned direction = nq->lib->aio_get_direction(nq->handle);
 
     if (result < 0) {
         result = POLLERR;
     }
     if ((result & (POLLIN | POLLHUP | POLLERR)) != 0 &&
         (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
-        nbd_aio_notify_read(nq->handle);
+        nq->lib->aio_notify_read(nq->handle);
     } else if ((result & POLLOUT) != 0 && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
-        nbd_aio_notify_write(nq->handle);
+        nq->lib->aio_notify_write(nq->handle);
     }
     nbd_arm(nq);
 }
@@ -86,7 +109,7 @@ static void nbd_watch(struct nbd_queue *nq, struct io_op *op, unsigned events)
 {
     struct io_uring_sqe *sqe = io_ring_sqe(nq->queue.ring, op);
 
-    io_uring_prep_poll_add(sqe, nbd_aio_get_fd(nq->handle), events);
+    io_uring_prep_poll_add(sqe, nq->lib->aio_get_fd(nq->handle), events);
     io_uring_sqe_set_data(sqe, op);
 }
 
@@ -95,7 +118,8 @@ static void nbd_arm(struct nbd_queue *nq)
 {
     unsigned direction;
 
-    if (nbd_aio_is_dead(nq->handle) != 0 || nbd_aio_is_closed(nq->handle) != 0) {
+    if (nq->lib->aio_is_dead(nq->handle) != 0 ||
+        nq->lib->aio_is_closed(nq->handle) != 0) {
         if (!nq->dead_logged) {
             nq->dead_logged = true;
             log_error(nq->queue.disk->log, "%s: the NBD connection is lost",
@@ -103,7 +127,7 @@ static void nbd_arm(struct nbd_queue *nq)
         }
         return;
     }
-    direction = nbd_aio_get_direction(nq->handle);
+    direction = nq->lib->aio_get_direction(nq->handle);
     if (!nq->read_armed && (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
         nq->read_armed = true;
         nbd_watch(nq, &nq->reads, POLLIN);
@@ -149,22 +173,23 @@ static int nbd_completed(void *context, int *error)
 static int64_t nbd_issue(struct disk_request *request, char *buffer, uint64_t at,
                          uint64_t length)
 {
+    const struct nbd_library *lib = queue_of(request)->lib;
     struct nbd_handle *handle = queue_of(request)->handle;
     nbd_completion_callback done = { .callback = nbd_completed, .user_data = request };
     uint64_t offset = request->offset + at;
 
     switch (request->op) {
     case DISK_READ:
-        return nbd_aio_pread(handle, buffer + at, length, offset, done, 0);
+        return lib->aio_pread(handle, buffer + at, length, offset, done, 0);
     case DISK_WRITE:
-        return nbd_aio_pwrite(handle, buffer + at, length, offset, done, 0);
+        return lib->aio_pwrite(handle, buffer + at, length, offset, done, 0);
     case DISK_FLUSH:
-        return nbd_aio_flush(handle, done, 0);
+        return lib->aio_flush(handle, done, 0);
     case DISK_DISCARD:
-        return nbd_aio_trim(handle, length, offset, done, 0);
+        return lib->aio_trim(handle, length, offset, done, 0);
     default:
-        return nbd_aio_zero(handle, length, offset, done,
-                            request->may_unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
+        return lib->aio_zero(handle, length, offset, done,
+                             request->may_unmap ? 0 : LIBNBD_CMD_FLAG_NO_HOLE);
     }
 }
 
@@ -211,7 +236,7 @@ static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
 
             request->pending++;
             if (nbd_issue(request, buffer, at, length) < 0) {
-                int error = nbd_get_errno();
+                int error = nq->lib->get_errno();
 
                 request->pending--; /* its callback does not come */
                 request->error = error != 0 ? -error : -EIO;
@@ -228,7 +253,7 @@ static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
 static void nbd_abort(struct disk_queue *queue)
 {
     struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
-    int fd = nbd_aio_get_fd(nq->handle);
+    int fd = nq->lib->aio_get_fd(nq->handle);
 
     log_error(queue->disk->log, "%s: the NBD server does not answer", queue->disk->name);
     if (fd >= 0) {
@@ -239,36 +264,38 @@ static void nbd_abort(struct disk_queue *queue)
 /* ---- Opening -------------------------------------------------------------------------- */
 
 /* Connect and shake hands, for so long and no longer. */
-static bool nbd_connect(struct nbd_handle *handle, const char *uri)
+static bool nbd_connect(const struct nbd_library *lib, struct nbd_handle *handle,
+                        const char *uri)
 {
     uint64_t deadline = clock_ns() + (uint64_t)NBD_CONNECT_MS * 1000000u;
 
-    if (nbd_aio_connect_uri(handle, uri) != 0) {
+    if (lib->aio_connect_uri(handle, uri) != 0) {
         return false;
     }
-    while (nbd_aio_is_ready(handle) != 1) {
-        if (nbd_aio_is_dead(handle) != 0 || nbd_aio_is_closed(handle) != 0 ||
-            clock_ns() >= deadline || nbd_poll(handle, 200) < 0) {
+    while (lib->aio_is_ready(handle) != 1) {
+        if (lib->aio_is_dead(handle) != 0 || lib->aio_is_closed(handle) != 0 ||
+            clock_ns() >= deadline || lib->poll(handle, 200) < 0) {
             return false;
         }
     }
     return true;
 }
 
-static struct nbd_handle *nbd_open_handle(const char *uri)
+static struct nbd_handle *nbd_open_handle(const struct disk_nbd *nbd)
 {
-    struct nbd_handle *handle = nbd_create();
+    const struct nbd_library *lib = &nbd->lib;
+    struct nbd_handle *handle = lib->create();
 
-    if (handle != NULL && !nbd_connect(handle, uri)) {
-        nbd_close(handle);
+    if (handle != NULL && !nbd_connect(lib, handle, nbd->uri)) {
+        lib->close(handle);
         handle = NULL;
     }
     return handle;
 }
 
-static const char *nbd_why(void)
+static const char *nbd_why(const struct nbd_library *lib)
 {
-    const char *why = nbd_get_error();
+    const char *why = lib->get_error();
 
     return why != NULL ? why : "the server does not answer";
 }
@@ -277,7 +304,7 @@ static void nbd_queue_close(struct disk_queue *queue)
 {
     struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
 
-    nbd_close(nq->handle);
+    nq->lib->close(nq->handle);
     free(nq);
 }
 
@@ -289,9 +316,10 @@ static int nbd_queue_open(struct disk *disk, struct io_ring *ring,
     if (nq == NULL) {
         return -ENOMEM;
     }
-    nq->handle = nbd_open_handle(disk->name);
+    nq->lib = &nbd_of(disk)->lib;
+    nq->handle = nbd_open_handle(nbd_of(disk));
     if (nq->handle == NULL) {
-        log_error(disk->log, "%s: %s", disk->name, nbd_why());
+        log_error(disk->log, "%s: %s", disk->name, nbd_why(nq->lib));
         free(nq);
         return -EIO;
     }
@@ -306,11 +334,12 @@ static int nbd_queue_open(struct disk *disk, struct io_ring *ring,
 /* The protocol has no news of a size; a new connection has. */
 static int nbd_refresh(struct disk *disk)
 {
-    struct nbd_handle *handle = nbd_open_handle(disk->name);
-    int64_t size = handle == NULL ? -1 : nbd_get_size(handle);
+    const struct nbd_library *lib = &nbd_of(disk)->lib;
+    struct nbd_handle *handle = nbd_open_handle(nbd_of(disk));
+    int64_t size = handle == NULL ? -1 : lib->get_size(handle);
 
     if (handle != NULL) {
-        nbd_close(handle);
+        lib->close(handle);
     }
     if (size < 0) {
         return -EIO;
@@ -340,25 +369,26 @@ static const struct disk_ops nbd_ops = {
 static int nbd_learn(struct disk_nbd *nbd, struct nbd_handle *handle, bool readonly,
                      struct umbra_error *error)
 {
+    const struct nbd_library *lib = &nbd->lib;
     struct disk *disk = &nbd->disk;
-    int64_t size = nbd_get_size(handle);
-    int64_t preferred = nbd_get_block_size(handle, LIBNBD_SIZE_PREFERRED);
-    int64_t minimum = nbd_get_block_size(handle, LIBNBD_SIZE_MINIMUM);
+    int64_t size = lib->get_size(handle);
+    int64_t preferred = lib->get_block_size(handle, LIBNBD_SIZE_PREFERRED);
+    int64_t minimum = lib->get_block_size(handle, LIBNBD_SIZE_MINIMUM);
 
     if (size < 0) {
         return error_set(error, UMBRA_ERROR_CONFIG, EIO, "disk %s: no size: %s", nbd->uri,
-                         nbd_why());
+                         nbd_why(lib));
     }
-    if (!readonly && nbd_is_read_only(handle) != 0) {
+    if (!readonly && lib->is_read_only(handle) != 0) {
         return error_set(error, UMBRA_ERROR_CONFIG, EROFS,
                          "disk %s: the export is read-only (say readonly)", nbd->uri);
     }
     atomic_init(&disk->size, align_down((uint64_t)size, DISK_SECTOR));
     disk->readonly = readonly;
-    disk->can_discard = nbd_can_trim(handle) == 1;
-    disk->can_write_zeroes = nbd_can_zero(handle) == 1;
-    nbd->can_flush = nbd_can_flush(handle) == 1;
-    disk->max_queues = nbd_can_multi_conn(handle) == 1 ? 0 : 1;
+    disk->can_discard = lib->can_trim(handle) == 1;
+    disk->can_write_zeroes = lib->can_zero(handle) == 1;
+    nbd->can_flush = lib->can_flush(handle) == 1;
+    disk->max_queues = lib->can_multi_conn(handle) == 1 ? 0 : 1;
     disk->block_size = minimum > DISK_SECTOR ? (unsigned)minimum : DISK_SECTOR;
     disk->physical_block_size =
         preferred > (int64_t)disk->block_size ? (unsigned)preferred : disk->block_size;
@@ -380,13 +410,20 @@ int disk_nbd_open(const char *uri, bool readonly, const struct log *log,
     nbd->disk.ops = &nbd_ops;
     nbd->disk.log = log;
     nbd->disk.name = nbd->uri;
-    handle = nbd_open_handle(uri);
+    ret = library_load("libnbd.so.0", "libnbd0", nbd_symbols, ARRAY_SIZE(nbd_symbols),
+                       &nbd->lib, error);
+    if (ret != 0) {
+        error_prefix(error, "disk %s", uri);
+        nbd_destroy(&nbd->disk);
+        return ret;
+    }
+    handle = nbd_open_handle(nbd);
     if (handle == NULL) {
         ret = error_set(error, UMBRA_ERROR_CONFIG, EIO, "connect disk %s: %s", uri,
-                        nbd_why());
+                        nbd_why(&nbd->lib));
     } else {
         ret = nbd_learn(nbd, handle, readonly, error);
-        nbd_close(handle);
+        nbd->lib.close(handle);
     }
     if (ret != 0) {
         nbd_destroy(&nbd->disk);

@@ -19,6 +19,7 @@
 #include <slirp/libslirp.h>
 
 #include "base/error.h"
+#include "base/library.h"
 #include "base/util.h"
 #include "virtio/net_backend.h"
 
@@ -42,8 +43,27 @@ struct user_timer {
     int64_t expires_ms; /* -1: not armed */
 };
 
+/* What is called of libslirp, which is loaded with the first of these. */
+/* clang-format off */
+#define SLIRP_FUNCTIONS(X) \
+    X(new) X(cleanup) X(input) X(pollfds_fill) X(pollfds_poll) X(add_hostxfwd) \
+    X(version_string)
+/* clang-format on */
+
+struct slirp_library {
+#define SLIRP_POINTER(function) typeof(&slirp_##function) function;
+    SLIRP_FUNCTIONS(SLIRP_POINTER)
+};
+
+static const struct library_symbol slirp_symbols[] = {
+#define SLIRP_SYMBOL(function)                                                           \
+    { "slirp_" #function, offsetof(struct slirp_library, function) },
+    SLIRP_FUNCTIONS(SLIRP_SYMBOL)
+};
+
 struct net_user {
     struct net_backend backend;
+    struct slirp_library lib;
     pthread_mutex_t mutex;
     Slirp *slirp;
     pthread_t thread;
@@ -269,7 +289,7 @@ static void *user_thread(void *context)
         if (user_add_poll(user->wake_fd, SLIRP_POLL_IN, user) < 0) {
             timeout = 100; /* no memory: a slow network is better than none */
         }
-        slirp_pollfds_fill(user->slirp, &timeout, user_add_poll, user);
+        user->lib.pollfds_fill(user->slirp, &timeout, user_add_poll, user);
         timeout = user_run_timers(user, timeout);
         pthread_mutex_unlock(&user->mutex);
 
@@ -280,7 +300,7 @@ static void *user_thread(void *context)
             event_clear(user->wake_fd);
         }
         pthread_mutex_lock(&user->mutex);
-        slirp_pollfds_poll(user->slirp, ret < 0, user_get_revents, user);
+        user->lib.pollfds_poll(user->slirp, ret < 0, user_get_revents, user);
         pthread_mutex_unlock(&user->mutex);
     }
     return NULL;
@@ -316,7 +336,7 @@ static int user_send(struct net_backend *backend, unsigned pair, const struct io
         size += iov[i].iov_len;
     }
     pthread_mutex_lock(&user->mutex);
-    slirp_input(user->slirp, user->input, (int)size);
+    user->lib.input(user->slirp, user->input, (int)size);
     pthread_mutex_unlock(&user->mutex);
     user_wake(user);
     return 0;
@@ -373,7 +393,7 @@ static void user_destroy(struct net_backend *backend)
         pthread_join(user->thread, NULL);
     }
     if (user->slirp != NULL) {
-        slirp_cleanup(user->slirp);
+        user->lib.cleanup(user->slirp);
     }
     while (user->timers != NULL) {
         user_timer_free(user->timers, user);
@@ -449,8 +469,9 @@ static int user_add_forward(struct net_user *user, const struct net_forward *for
     flags = (forward->udp ? SLIRP_HOSTFWD_UDP : 0) |
             (from.ss_family == AF_INET6 ? SLIRP_HOSTFWD_V6ONLY : 0);
     errno = 0;
-    if (slirp_add_hostxfwd(user->slirp, (struct sockaddr *)&from, (socklen_t)from_length,
-                           (struct sockaddr *)&to, (socklen_t)to_length, flags) < 0) {
+    if (user->lib.add_hostxfwd(user->slirp, (struct sockaddr *)&from,
+                               (socklen_t)from_length, (struct sockaddr *)&to,
+                               (socklen_t)to_length, flags) < 0) {
         int errnum = errno != 0 ? errno : EADDRINUSE;
 
         return error_errno(error, UMBRA_ERROR_CONFIG, errnum,
@@ -482,7 +503,7 @@ static Slirp *user_create_slirp(struct net_user *user, unsigned mtu, bool restri
     inet_pton(AF_INET6, "fec0::3", &config.vnameserver6);
     mtu = mtu < USER_MTU_MIN ? USER_MTU_MIN : mtu;
     config.if_mtu = config.if_mru = mtu < USER_MTU_MAX ? mtu : USER_MTU_MAX;
-    return slirp_new(&config, &user_callbacks, user);
+    return user->lib.new(&config, &user_callbacks, user);
 }
 
 int net_user_open(const struct net_user_options *options, struct net_backend **backend,
@@ -504,12 +525,18 @@ int net_user_open(const struct net_user_options *options, struct net_backend **b
         ret = error_errno(error, UMBRA_ERROR_INTERNAL, errno, "user networking: eventfd");
         goto fail;
     }
+    ret = library_load("libslirp.so.0", "libslirp0", slirp_symbols,
+                       ARRAY_SIZE(slirp_symbols), &user->lib, error);
+    if (ret != 0) {
+        error_prefix(error, "user networking");
+        goto fail;
+    }
     user->slirp = user_create_slirp(user, options->mtu != 0 ? options->mtu : 1500,
                                     options->restricted);
     if (user->slirp == NULL) {
         ret = error_set(error, UMBRA_ERROR_INTERNAL, EIO,
                         "user networking: libslirp %s refuses to start",
-                        slirp_version_string());
+                        user->lib.version_string());
         goto fail;
     }
     for (size_t i = 0; i < options->forward_count; i++) {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # Virtio networks under a stock Debian kernel: user mode (DHCP, the host's services, a
 # forwarded port) over both transports, a tap, two guests on a bridge, and refusals.
-# needs: cloud/vmlinuz cloud/initrd /bin/busybox=/bin/busybox.guest
+# needs: cloud/vmlinuz cloud/initrd /bin/busybox=/bin/busybox.guest libslirp.so.0
 # level1: -m 2560 -l tun -l bridge
 . ./lib.sh
 . ./boot-lib.sh

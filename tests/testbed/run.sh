@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 # Run one group of cases in one level-1 boot: run.sh BUILD_DIR GROUP.sh
 # The group's "# needs:" lines name kernels (generic/vmlinuz, cloud/vmlinux), guest
-# initramfs images (cloud/initrd) and files (PATH=DEST; build/ stands for the build folder);
+# initramfs images (cloud/initrd), files (PATH=DEST; build/ stands for the build folder) and
+# libraries (libNAME.so.N);
 # "# level1:" lines hold options for `scripts/testbed run`.
 set -euo pipefail
 build=$1 group=$2
@@ -25,6 +26,9 @@ for need in $(sed -n 's/^# needs: *//p' "$group"); do
         places+=(-f "$work/${need%/*}.cpio") ;;
     generic/* | cloud/*) places+=(-f "$kernels/$need=${need%/*}.${need#*/}") ;;
     build/*) places+=(-f "$build/${need#build/}") ;;
+    lib*.so.*) # one that umbra loads when it needs it, so that ldd does not name it
+        library=$(/sbin/ldconfig -p | awk -v name="$need" '$1 == name { print $NF; exit }')
+        [ -z "$library" ] || places+=(-f "$library=$library") ;;
     /*) places+=(-f "$need") ;;
     *) places+=(-f "$here/../../$need") ;;
     esac
