@@ -2,9 +2,12 @@
 /*
  * virtio-blk's queues: one thread each, which waits in its io_uring for kicks (a multishot
  * poll of kick_fd) and for finished I/O alike, so that under load one system call submits
- * a batch and fetches another.
+ * a batch and fetches another. Before it sleeps it watches ring and completions for a
+ * while if that paid lately: a kick is an exit of the guest and a wake-up here, which
+ * cost more than a request out of the page cache.
  */
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +19,21 @@
 #include "base/util.h"
 #include "virtio/blk.h"
 
-enum { HEADER_SIZE = 16, RANGE_SIZE = 16, POLL_IDLE_NS = 100000, STOP_SECONDS = 5 };
+enum { HEADER_SIZE = 16, RANGE_SIZE = 16, STOP_SECONDS = 5 };
+enum { SHOW_BYTES = 65536 }; /* finished while a batch is started: shown in between */
+
+/*
+ * How long a queue watches before it sleeps, and when: once in WATCH_PROBE sleeps to see
+ * whether it pays, and on while two watches in three find something.
+ */
+enum {
+    WATCH_POLL_NS = 100000, /* poll=on: always */
+    WATCH_NS = 50000,
+    WATCH_PROBE = 16,
+    WATCH_HIT = 1,
+    WATCH_MISS = 2,
+    WATCH_SCORE_MAX = 8,
+};
 
 struct blk_range { /* of a discard or write-zeroes command */
     uint64_t offset, length;
@@ -49,6 +66,11 @@ struct blk_queue {
     pthread_t thread;
     unsigned in_flight;
     struct blk_request *free, *all;
+    uint64_t finished_bytes; /* of requests that the driver was not shown yet */
+    bool kicks_off;
+    bool may_watch;       /* there is a processor to spare */
+    uint64_t watch_until; /* 0: not watching */
+    unsigned watch_score, sleeps;
 };
 
 /* ---- Requests ------------------------------------------------------------------------- */
@@ -93,6 +115,7 @@ static void request_finish(struct blk_request *request, uint8_t status)
     /* The status is at the end, so all of it counts as written where there is data. */
     virtio_queue_push(bq->queue, chain, answers ? (uint32_t)chain->writable_bytes : 1);
     virtio_stat_latency(&bq->queue->stats, clock_ns() - request->start_ns);
+    bq->finished_bytes += chain->readable_bytes + chain->writable_bytes;
     request_put(bq, request);
 }
 
@@ -358,51 +381,82 @@ static void queue_arm_deadline(struct blk_queue *bq)
     io_uring_sqe_set_data(sqe, &bq->deadline);
 }
 
+static void queue_show(struct blk_queue *bq)
+{
+    bq->finished_bytes = 0;
+    virtio_queue_flush(bq->queue);
+}
+
 /* Start all that the driver made available; true if there was anything. */
 static bool queue_drain(struct blk_queue *bq)
 {
     bool any = false;
 
-    do {
+    if (!bq->kicks_off) {
+        bq->kicks_off = true;
         virtio_queue_disable_kicks(bq->queue);
-        for (;;) {
-            struct blk_request *request = request_get(bq);
+    }
+    for (;;) {
+        struct blk_request *request = request_get(bq);
 
-            if (request == NULL) {
-                virtio_device_fail(&bq->blk->device, "no memory for a request");
-                return any;
-            }
-            if (!virtio_queue_pop(bq->queue, &request->chain)) {
-                request_put(bq, request);
-                break;
-            }
-            any = true;
-            request_start(request);
+        if (request == NULL) {
+            virtio_device_fail(&bq->blk->device, "no memory for a request");
+            return any;
         }
-        /* While polling, kicks stay off. */
-    } while (!bq->blk->poll && virtio_queue_enable_kicks(bq->queue));
-    return any;
-}
-
-/* Busy-poll until nothing happened for a while; then kicks are on again. */
-static void queue_poll(struct blk_queue *bq)
-{
-    uint64_t idle_since = clock_ns();
-
-    while (!atomic_load_explicit(&bq->stop, memory_order_relaxed)) {
-        bool any = queue_drain(bq);
-
-        any = io_ring_turn(&bq->ring, false) > 0 || any;
-        virtio_queue_flush(bq->queue);
-        if (any) {
-            idle_since = clock_ns();
-        } else if (clock_ns() - idle_since > POLL_IDLE_NS) {
-            if (!virtio_queue_enable_kicks(bq->queue)) {
-                return;
-            }
-            idle_since = clock_ns();
+        if (!virtio_queue_pop(bq->queue, &request->chain)) {
+            request_put(bq, request);
+            return any;
+        }
+        any = true;
+        request_start(request);
+        if (bq->finished_bytes >= SHOW_BYTES) {
+            queue_show(bq);
         }
     }
+}
+
+/* Nothing to do: look again, rather than sleep? */
+static bool queue_watches(struct blk_queue *bq)
+{
+    uint64_t now;
+
+    if (!bq->blk->poll &&
+        (!bq->may_watch || (bq->watch_score == 0 && bq->sleeps % WATCH_PROBE != 0))) {
+        return false;
+    }
+    now = clock_ns();
+    if (bq->watch_until == 0) {
+        bq->watch_until = now + (bq->blk->poll ? WATCH_POLL_NS : WATCH_NS);
+    }
+    return now < bq->watch_until;
+}
+
+/* The watch is over: it found something to do, or did not. */
+static void queue_watched(struct blk_queue *bq, bool found)
+{
+    if (bq->watch_until == 0) {
+        return;
+    }
+    bq->watch_until = 0;
+    if (found) {
+        bq->watch_score += bq->watch_score < WATCH_SCORE_MAX ? WATCH_HIT : 0;
+    } else {
+        bq->watch_score -= bq->watch_score < WATCH_MISS ? bq->watch_score : WATCH_MISS;
+    }
+}
+
+/* Sleep until there is a kick or a completion; as io_ring_turn(). */
+static int queue_sleep(struct blk_queue *bq, bool stop)
+{
+    queue_watched(bq, false);
+    if (!stop) {
+        bq->kicks_off = false;
+        if (virtio_queue_enable_kicks(bq->queue)) {
+            return 0;
+        }
+    }
+    bq->sleeps++;
+    return io_ring_turn(&bq->ring, true);
 }
 
 static void *queue_thread(void *context)
@@ -412,21 +466,23 @@ static void *queue_thread(void *context)
 
     while (ret >= 0) {
         bool stop = atomic_load(&bq->stop);
+        bool busy = !stop && queue_drain(bq);
 
-        if (!stop && bq->blk->poll) {
-            queue_poll(bq);
-        } else if (!stop) {
-            queue_drain(bq);
-        }
-        virtio_queue_flush(bq->queue);
         if (stop && bq->in_flight == 0) {
+            queue_show(bq);
             break;
         }
         if (stop) {
             queue_arm_deadline(bq);
         }
         queue_arm_kick(bq);
-        ret = io_ring_turn(&bq->ring, true);
+        ret = io_ring_turn(&bq->ring, false);
+        queue_show(bq);
+        if (busy || ret > 0) {
+            queue_watched(bq, true);
+        } else if (ret == 0 && (stop || !queue_watches(bq))) {
+            ret = queue_sleep(bq, stop);
+        }
     }
     if (ret < 0) {
         char why[96];
@@ -454,6 +510,14 @@ static void queue_free(struct blk_queue *bq)
         free(request);
     }
     free(bq);
+}
+
+/* Watching keeps a processor from the guest's, unless there are several. */
+static bool processors_to_spare(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) != 0 || CPU_COUNT(&set) > 1;
 }
 
 /* A thread of the library's: the embedder's signals are not for it. */
@@ -488,6 +552,7 @@ int blk_queue_start(struct virtio_device *device, struct virtio_queue *queue)
     bq->blk = blk;
     bq->queue = queue;
     bq->kick.done = queue_kicked;
+    bq->may_watch = processors_to_spare();
     ret = io_ring_init(&bq->ring, queue->size < 16 ? 32 : 2u * queue->size);
     if (ret == 0) {
         ret = blk->disk->ops->queue_open(blk->disk, &bq->ring, &bq->disk);

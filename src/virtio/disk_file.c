@@ -1,44 +1,38 @@
 /* SPDX-License-Identifier: MIT */
-/* Raw images and block devices, through io_uring. */
+/*
+ * Raw images and block devices, through io_uring; except that the queue's thread itself
+ * writes to the page cache. io_uring hands such writes, and all I/O of files in memory, to
+ * a worker thread, which costs several times what the copy does. The page cache makes a
+ * writer wait at times (too much is dirty); then the ring has the requests for a while,
+ * so that others go on meanwhile.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <linux/stat.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/error.h"
 #include "base/util.h"
-#include "virtio/disk.h"
-#include "virtio/disk_overlay.h"
+#include "virtio/disk_file.h"
 
-enum { ZERO_CHUNK = 1 << 20, RW_MAX = 1 << 30, LOCK_TRIES = 50, LOCK_PAUSE_US = 10000 };
-
-struct disk_file {
-    struct disk disk;
-    int fd;
-    bool direct, block_device;
-    unsigned memory_alignment; /* of O_DIRECT buffers, bytes */
-    atomic_bool full_logged;   /* ENOSPC is said once until a write succeeds */
-    char *path;
-};
+enum { ZERO_CHUNK = 1 << 20, RW_MAX = 1 << 30 };
+/* A transfer by the thread itself that took so long was a wait; the next ones are left to
+ * the ring for this many times as long. */
+enum { WAIT_NS = 2000000, WAIT_FACTOR = 20 };
 
 struct file_queue {
     struct disk_queue queue;
-    void *zeroes; /* ZERO_CHUNK bytes, made when needed */
+    void *zeroes;        /* ZERO_CHUNK bytes, made when needed */
+    uint64_t ring_until; /* clock_ns() before which the ring has all requests */
 };
 
-static struct disk_file *file_of(struct disk *disk)
-{
-    return container_of(disk, struct disk_file, disk);
-}
-
 static void file_issue(struct disk_request *request);
+static void file_rw_done(struct io_op *op, int result, bool more);
 
 static void file_finish(struct disk_request *request, int error)
 {
@@ -167,16 +161,53 @@ static void file_rw_done(struct io_op *op, int result, bool more)
     file_finish(request, 0);
 }
 
+/* By this thread, into or out of memory; false: better by the ring. */
+static bool file_issue_here(struct disk_request *request, const struct iovec *iov,
+                            unsigned count, uint64_t at)
+{
+    struct file_queue *fq = container_of(request->queue, struct file_queue, queue);
+    struct disk_file *file = file_of(request->queue->disk);
+    bool write = request->op != DISK_READ;
+    uint64_t start;
+    ssize_t result;
+
+    if (file->direct || !(write || file->in_memory)) {
+        return false;
+    }
+    start = clock_ns();
+    if (start < fq->ring_until) {
+        return false;
+    }
+    count = count < IOV_MAX ? count : IOV_MAX;
+    result = write ? pwritev(file->fd, iov, (int)count, (off_t)at)
+                   : preadv(file->fd, iov, (int)count, (off_t)at);
+    if (result < 0 && (errno == EINTR || errno == EAGAIN)) {
+        return false;
+    }
+    if (result < 0) {
+        result = -errno;
+    }
+    if (clock_ns() - start > WAIT_NS) {
+        fq->ring_until = clock_ns() + WAIT_FACTOR * (clock_ns() - start);
+    }
+    file_rw_done(&request->io, (int)result, false);
+    return true;
+}
+
 static void file_issue(struct disk_request *request)
 {
     struct disk_file *file = file_of(request->queue->disk);
     struct io_ring *ring = request->queue->ring;
-    struct io_uring_sqe *sqe = io_ring_sqe(ring, &request->io);
     const struct iovec *iov = request->rest != NULL ? request->rest : request->iov;
     unsigned count = request->rest != NULL ? request->rest_count : request->iov_count;
     uint64_t at = request->offset + request->progress;
     bool write = request->op != DISK_READ;
+    struct io_uring_sqe *sqe;
 
+    if (file_issue_here(request, iov, count, at)) {
+        return;
+    }
+    sqe = io_ring_sqe(ring, &request->io);
     if (count == 1) {
         size_t length = iov->iov_len < RW_MAX ? iov->iov_len : RW_MAX;
 
@@ -310,7 +341,7 @@ static void file_submit(struct disk_queue *queue, struct disk_request *request)
     }
 }
 
-/* ---- Opening -------------------------------------------------------------------------------- */
+/* ---- Queues and life -------------------------------------------------------------------- */
 
 static int file_queue_open(struct disk *disk, struct io_ring *ring,
                            struct disk_queue **queue)
@@ -367,7 +398,7 @@ static void file_destroy(struct disk *disk)
     free(file);
 }
 
-static const struct disk_ops file_ops = {
+const struct disk_ops disk_file_ops = {
     .type = "file",
     .queue_open = file_queue_open,
     .queue_close = file_queue_close,
@@ -375,186 +406,3 @@ static const struct disk_ops file_ops = {
     .refresh = file_refresh,
     .destroy = file_destroy,
 };
-
-/*
- * Two writers ruin an image: hold a lock on the whole file, shared for readers. Open file
- * description locks, so that two disks of one process count too. File systems without
- * locks are let through.
- */
-static int file_lock(struct disk_file *file, struct umbra_error *error)
-{
-    struct flock lock = { .l_type = file->disk.readonly ? F_RDLCK : F_WRLCK,
-                          .l_whence = SEEK_SET };
-
-    /* A process that was killed lets go of its files a little later than it dies. */
-    for (unsigned i = 0; i < LOCK_TRIES; i++) {
-        if (fcntl(file->fd, F_OFD_SETLK, &lock) == 0 ||
-            (errno != EAGAIN && errno != EACCES)) {
-            return 0;
-        }
-        usleep(LOCK_PAUSE_US);
-    }
-    return error_set(
-        error, UMBRA_ERROR_CONFIG, EBUSY, "disk %s is in use by another VM or disk%s",
-        file->path,
-        file->disk.readonly ? "" : " (share it read-only, or put an overlay over it)");
-}
-
-static unsigned file_direct_alignment(struct disk_file *file)
-{
-#ifdef STATX_DIOALIGN
-    struct statx stx;
-
-    if (statx(file->fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &stx) == 0 &&
-        (stx.stx_mask & STATX_DIOALIGN) != 0 && stx.stx_dio_offset_align != 0) {
-        file->memory_alignment = stx.stx_dio_mem_align;
-        return stx.stx_dio_offset_align;
-    }
-#endif
-    /* Kernels before 6.1 do not say; 4096 is right for all but old 512-byte disks. */
-    file->memory_alignment = 4096;
-    return 4096;
-}
-
-/* Sizes that the guest is told, and that O_DIRECT insists on. */
-static int file_geometry(struct disk_file *file, const struct disk_file_options *options,
-                         struct umbra_error *error)
-{
-    struct disk *disk = &file->disk;
-    unsigned logical = DISK_SECTOR, physical = 4096;
-    int value;
-
-    if (file->block_device) {
-        if (ioctl(file->fd, BLKSSZGET, &value) == 0 && value >= DISK_SECTOR) {
-            logical = (unsigned)value;
-        }
-        if (ioctl(file->fd, BLKPBSZGET, &value) == 0 && value >= DISK_SECTOR) {
-            physical = (unsigned)value;
-        }
-    }
-    file->memory_alignment = 1;
-    if (file->direct) {
-        unsigned needed = file_direct_alignment(file);
-
-        if (options->block_size != 0 && options->block_size < needed) {
-            return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
-                             "disk %s: direct access needs blocks of %u bytes, not %u "
-                             "(leave block_size out, or use cache=cached)",
-                             file->path, needed, options->block_size);
-        }
-        logical = needed > logical ? needed : logical;
-    }
-    disk->block_size = options->block_size != 0 ? options->block_size : logical;
-    disk->physical_block_size =
-        options->physical_block_size != 0 ? options->physical_block_size : physical;
-    if (disk->physical_block_size < disk->block_size) {
-        disk->physical_block_size = disk->block_size;
-    }
-    disk->discard_alignment = disk->physical_block_size;
-    disk->can_discard = disk->can_write_zeroes = !disk->readonly;
-    return 0;
-}
-
-static int file_open_fd(struct disk_file *file, const struct disk_file_options *options,
-                        struct umbra_error *error)
-{
-    int flags = O_CLOEXEC | (options->readonly ? O_RDONLY : O_RDWR) |
-                (options->direct ? O_DIRECT : 0);
-    struct stat st;
-
-    file->fd = open(file->path, flags);
-    if (file->fd < 0 && errno == EINVAL && options->direct) {
-        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
-                         "disk %s: its file system has no direct access (O_DIRECT); use "
-                         "cache=cached",
-                         file->path);
-    }
-    if (file->fd < 0 || fstat(file->fd, &st) != 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "open disk %s%s",
-                           file->path, options->readonly ? "" : " for writing");
-    }
-    file->block_device = S_ISBLK(st.st_mode);
-    if (!file->block_device && !S_ISREG(st.st_mode)) {
-        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
-                         "disk %s is neither a file nor a block device", file->path);
-    }
-    return file_lock(file, error);
-}
-
-int disk_file_open(const struct disk_file_options *options, const struct log *log,
-                   struct disk **disk, struct umbra_error *error)
-{
-    struct disk_file *file = calloc(1, sizeof(*file));
-    int ret = -ENOMEM;
-
-    if (file == NULL) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open disk %s",
-                           options->path);
-    }
-    file->fd = -1;
-    file->disk.ops = &file_ops;
-    file->disk.log = log;
-    file->disk.readonly = options->readonly;
-    file->direct = options->direct;
-    file->disk.name = file->path = strdup(options->path);
-    if (file->path == NULL) {
-        error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open disk %s", options->path);
-        goto fail;
-    }
-    ret = file_open_fd(file, options, error);
-    if (ret == 0) {
-        ret = file_geometry(file, options, error);
-    }
-    if (ret != 0) {
-        goto fail;
-    }
-    ret = file_refresh(&file->disk);
-    if (ret != 0) {
-        error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "find the size of disk %s",
-                    file->path);
-        goto fail;
-    }
-    *disk = &file->disk;
-    return 0;
-fail:
-    file_destroy(&file->disk);
-    return ret;
-}
-
-int disk_file_fd(struct disk *disk)
-{
-    return file_of(disk)->fd;
-}
-
-int disk_file_adopt(int fd, const char *name, const struct log *log, struct disk **disk,
-                    struct umbra_error *error)
-{
-    struct disk_file *file = calloc(1, sizeof(*file));
-    int ret = -ENOMEM;
-
-    if (file == NULL) {
-        close(fd);
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open %s", name);
-    }
-    file->fd = fd;
-    file->memory_alignment = 1;
-    file->disk = (struct disk){ .ops = &file_ops,
-                                .log = log,
-                                .block_size = DISK_SECTOR,
-                                .physical_block_size = 4096,
-                                .can_discard = true,
-                                .can_write_zeroes = true };
-    file->disk.name = file->path = strdup(name);
-    if (file->path != NULL) {
-        ret = file_lock(file, error);
-    } else {
-        error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open %s", name);
-    }
-    if (ret != 0) {
-        file_destroy(&file->disk);
-        return ret;
-    }
-    file_refresh(&file->disk);
-    *disk = &file->disk;
-    return 0;
-}

@@ -68,7 +68,7 @@ int overlay_flush(struct disk_overlay *overlay, struct disk_queue *store,
 /* A clean end keeps what was not flushed, too. */
 void overlay_keep(struct disk_overlay *overlay);
 
-/* disk_file.c: use @fd, which is taken over, also on failure. */
+/* disk_file_open.c: use @fd, which is taken over, also on failure. */
 int disk_file_adopt(int fd, const char *name, const struct log *log, struct disk **disk,
                     struct umbra_error *error);
 int disk_file_fd(struct disk *disk);

@@ -14,8 +14,9 @@ int io_ring_init(struct io_ring *ring, unsigned entries)
     /* From the best to what kernel 5.10 has. Disabled at first: SINGLE_ISSUER means the
      * thread that enables it. */
     static const unsigned flags[] = {
-        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN,
-        IORING_SETUP_COOP_TASKRUN,
+        IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+            IORING_SETUP_TASKRUN_FLAG,
+        IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
         0,
     };
     int ret = -EINVAL;
@@ -106,8 +107,13 @@ int io_ring_turn(struct io_ring *ring, bool wait)
     } batch[64];
     struct io_uring_cqe *cqes[ARRAY_SIZE(batch)];
     unsigned count, ran = 0;
-    int ret = wait ? io_uring_submit_and_wait(&ring->uring, 1)
-                   : io_uring_submit_and_get_events(&ring->uring);
+    int ret = 0;
+
+    if (wait) {
+        ret = io_uring_submit_and_wait(&ring->uring, 1);
+    } else if (io_uring_sq_ready(&ring->uring) > 0) {
+        ret = io_uring_submit_and_get_events(&ring->uring);
+    } /* else the peek below enters the kernel if a flag says that it has something */
 
     if (ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY && ret != -ETIME) {
         return ret;

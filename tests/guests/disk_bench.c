@@ -5,11 +5,12 @@
  * Wants 128 MiB of RAM and destroys the disk's contents. */
 #include "virtio.h"
 
-#define BUFFERS    0x4000000 /* 64 MiB: RAM that nobody else uses */
-#define MAX_DEPTH  32
-#define MAX_SIZE   0x100000
-#define QUEUE_SIZE 128
-#define SECTOR     512
+#define BUFFERS     0x4000000 /* 64 MiB: RAM that nobody else uses */
+#define MAX_DEPTH   32
+#define MAX_SIZE    0x100000
+#define QUEUE_SIZE  128
+#define SECTOR      512
+#define BLOCK_FLUSH 9 /* without it every write is flushed */
 
 struct slot {
     struct {
@@ -135,7 +136,7 @@ static bool word(const char *name)
 int guest_main(int argc, char **argv)
 {
     const char *only = boot_option("row");
-    uint64_t wanted = 0, ms = 300;
+    uint64_t wanted = FEATURE(BLOCK_FLUSH), ms = 300;
     unsigned i;
 
     acpi_init();

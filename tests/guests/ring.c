@@ -143,7 +143,6 @@ int ring_add(struct ring *ring, const struct ring_buffer *buffers, unsigned read
 
 void ring_kick_always(struct ring *ring)
 {
-    ring->published = ring->next;
     ring->kicks++;
     if (ring->notify_wide)
         mmio_write32(ring->notify, ring->notify_value);
@@ -154,7 +153,7 @@ void ring_kick_always(struct ring *ring)
 void ring_kick(struct ring *ring)
 {
     struct ring_memory *m = ring->memory;
-    uint16_t event;
+    uint16_t event, before = ring->published;
     bool needed;
 
     fence(); /* the index before the question; pairs with the device's own */
@@ -162,11 +161,11 @@ void ring_kick(struct ring *ring)
         needed = (load16(&m->device.event.flags) & 3) != 1; /* 2: a place; never saved */
     } else if (ring->event_index) {
         event = load16(avail_event(ring));
-        needed =
-            (uint16_t)(ring->next - event - 1) < (uint16_t)(ring->next - ring->published);
+        needed = (uint16_t)(ring->next - event - 1) < (uint16_t)(ring->next - before);
     } else {
         needed = !(load16(&m->device.used.flags) & 1);
     }
+    ring->published = ring->next;
     if (needed)
         ring_kick_always(ring);
     else

@@ -67,7 +67,7 @@ struct ring {
     bool packed, indirect, event_index;
     uint16_t next, seen;       /* where to add and where to look for used ones */
     bool next_wrap, seen_wrap; /* packed */
-    uint16_t published;        /* split: avail index at the last kick */
+    uint16_t published;        /* split: avail index when it was last asked about */
     unsigned free, free_head;  /* descriptors; split: list, packed: of ids */
     uint16_t links[RING_MAX], counts[RING_MAX];
     uint64_t notify; /* MMIO address of the doorbell */
