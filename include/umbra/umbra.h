@@ -443,6 +443,75 @@ UMBRA_API int umbra_console_expect(struct umbra_vm *vm, unsigned port,
 UMBRA_API char *umbra_console_transcript(struct umbra_vm *vm, unsigned port,
                                          size_t *length);
 
+/* ---- Devices while the VM lives ----------------------------------------------------- */
+
+/*
+ * By the device's name: its "id" in the config, or "disk0", "net0", ... in the order of the
+ * config, and "balloon". From any thread, in any state but after the end of the run; the guest
+ * is told by an interrupt and acts in its own time. -ENOENT: there is no such device.
+ */
+
+/** What a guest tells of its memory (virtio 1.2, 5.5.6.4): bytes, or counts since it started. */
+enum umbra_balloon_stat {
+    UMBRA_BALLOON_SWAP_IN,  /**< bytes */
+    UMBRA_BALLOON_SWAP_OUT, /**< bytes */
+    UMBRA_BALLOON_MAJOR_FAULTS,
+    UMBRA_BALLOON_MINOR_FAULTS,
+    UMBRA_BALLOON_FREE,      /**< bytes in no use at all */
+    UMBRA_BALLOON_TOTAL,     /**< bytes */
+    UMBRA_BALLOON_AVAILABLE, /**< bytes that programs could have without swapping */
+    UMBRA_BALLOON_CACHES,    /**< bytes that the guest could give up at once */
+    UMBRA_BALLOON_HUGETLB_ALLOCATIONS,
+    UMBRA_BALLOON_HUGETLB_FAILURES,
+    UMBRA_BALLOON_OOM_KILLS,
+    UMBRA_BALLOON_ALLOC_STALLS,
+    UMBRA_BALLOON_ASYNC_SCANS,     /**< bytes */
+    UMBRA_BALLOON_DIRECT_SCANS,    /**< bytes */
+    UMBRA_BALLOON_ASYNC_RECLAIMS,  /**< bytes */
+    UMBRA_BALLOON_DIRECT_RECLAIMS, /**< bytes */
+    UMBRA_BALLOON_STAT_COUNT,
+};
+
+/** The balloon and what it brought; bytes. */
+struct umbra_balloon_stats {
+    uint32_t size;     /**< in: sizeof(struct umbra_balloon_stats) */
+    bool driver_ready; /**< the guest's driver is there */
+    uint64_t target;   /**< what is to be in the balloon */
+    uint64_t actual;   /**< what is, as the guest says */
+    uint64_t resident; /**< host memory that the guest's memory takes now */
+    uint64_t released; /**< given to the host through the balloon since the start */
+    uint64_t reported; /**< given to the host by free page reporting since the start */
+    uint64_t age_ms;   /**< of what follows; UINT64_MAX: the guest has said nothing */
+    uint64_t guest[UMBRA_BALLOON_STAT_COUNT]; /**< UINT64_MAX: not told */
+};
+
+/**
+ * Have the guest lend @p bytes of its memory to the host (its balloon's target); 0 gives all
+ * of it back. The driver rounds to 4 KiB pages, and takes its time.
+ * @return -ERANGE when that is more than the guest has.
+ */
+UMBRA_API int umbra_balloon_set(struct umbra_vm *vm, const char *name, uint64_t bytes,
+                                struct umbra_error *error);
+
+/**
+ * What is known of the balloon now. When the config asks for no statistics at an interval,
+ * each call also asks the guest for new ones, which a later call shows.
+ */
+UMBRA_API int umbra_balloon_stats(struct umbra_vm *vm, const char *name,
+                                  struct umbra_balloon_stats *stats,
+                                  struct umbra_error *error);
+
+/**
+ * Tell the guest the size that disk @p name has now. @p bytes, if not 0, is first made its
+ * size, where it is a file; a disk only grows. @p size, if not NULL, gets the size in bytes.
+ */
+UMBRA_API int umbra_disk_resize(struct umbra_vm *vm, const char *name, uint64_t bytes,
+                                uint64_t *size, struct umbra_error *error);
+
+/** Pull the cable of network interface @p name, or plug it in again. */
+UMBRA_API int umbra_net_set_link(struct umbra_vm *vm, const char *name, bool up,
+                                 struct umbra_error *error);
+
 /* ---- Control socket --------------------------------------------------------------- */
 
 /**

@@ -3,16 +3,21 @@
 #include "memory/guest_mem.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
 
 #ifndef MFD_HUGE_SHIFT
 #define MFD_HUGE_SHIFT 26
+#endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
 #endif
 
 enum { GUEST_MEM_MAX_REGIONS = 16, PAGE_SHIFT = 12 };
@@ -398,28 +403,119 @@ int guest_mem_fill(struct guest_mem *mem, gpa addr, uint8_t byte, uint64_t lengt
     return ret;
 }
 
+/* Have @region's pages in [offset, offset + length) go: zeroes, and holes, from now on. */
+static int region_drop(const struct guest_mem *mem, const struct guest_region *region,
+                       uint64_t offset, uint64_t length)
+{
+    int ret;
+
+    if (region->fd >= 0) {
+        /* The file holds the pages, so dropping the mapping would free nothing; and unlike
+         * MADV_REMOVE this also does for locked memory. */
+        do {
+            ret = fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                            (off_t)(region->fd_offset + offset), (off_t)length);
+        } while (ret < 0 && errno == EINTR);
+    } else {
+        ret = madvise(region->host + offset, length,
+                      mem->options.locked ? MADV_DONTNEED_LOCKED : MADV_DONTNEED);
+    }
+    return ret < 0 ? -errno : 0;
+}
+
 int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length)
 {
     while (length > 0) {
         const struct guest_region *region = region_find(mem, addr);
         uint64_t offset, part;
-        uint8_t *host;
+        int ret;
 
         if (region == NULL) {
             return -EFAULT;
         }
         offset = addr - region->base;
         part = region->size - offset < length ? region->size - offset : length;
-        host = region->host + offset;
-        /* A shared mapping needs the hole punched, a private one only dropped. */
-        if (madvise(host, part, region->fd >= 0 ? MADV_REMOVE : MADV_DONTNEED) < 0) {
-            return -errno;
+        ret = region_drop(mem, region, offset, part);
+        if (ret < 0) {
+            return ret;
         }
         guest_mem_mark_dirty(mem, addr, part);
         addr += part;
         length -= part;
     }
     return 0;
+}
+
+uint64_t guest_mem_page_size(const struct guest_mem *mem)
+{
+    return region_is_private(&mem->options) ? 4 * KIB
+                                            : backing_page_size(mem->options.backing);
+}
+
+int guest_mem_release(struct guest_mem *mem, gpa addr, uint64_t length,
+                      uint64_t *released)
+{
+    const struct guest_region *region = region_span(mem, addr, length);
+    uint64_t page = guest_mem_page_size(mem), start, end;
+    int ret = 0;
+
+    if (released != NULL) {
+        *released = 0;
+    }
+    if (region == NULL || region->kind != GUEST_REGION_RAM) {
+        return -EFAULT;
+    }
+    /* Pages count from the region's start, as in its file. */
+    start = align_up(addr - region->base, page);
+    end = align_down(addr - region->base + length, page);
+    if (start < end) {
+        ret = region_drop(mem, region, start, end - start);
+    }
+    if (ret == 0 && start < end) {
+        /* After the change, so that who takes the bit sees what it stands for. */
+        guest_mem_mark_dirty(mem, region->base + start, end - start);
+        if (released != NULL) {
+            *released = end - start;
+        }
+    }
+    return ret;
+}
+
+/* Of private memory: mincore() says of a page never touched that it is not there. */
+static uint64_t region_resident_private(const struct guest_region *region)
+{
+    unsigned char there[4096];
+    const uint64_t step = sizeof(there) << PAGE_SHIFT;
+    uint64_t pages = 0;
+
+    for (uint64_t at = 0; at < region->size; at += step) {
+        uint64_t part = region->size - at < step ? region->size - at : step;
+
+        if (mincore(region->host + at, part, there) < 0) {
+            return 0;
+        }
+        for (uint64_t i = 0; i < part >> PAGE_SHIFT; i++) {
+            pages += there[i] & 1;
+        }
+    }
+    return pages << PAGE_SHIFT;
+}
+
+uint64_t guest_mem_resident(const struct guest_mem *mem)
+{
+    uint64_t total = 0;
+
+    for (size_t i = 0; i < mem->count; i++) {
+        const struct guest_region *region = &mem->regions[i];
+        struct stat st;
+
+        if (region->fd < 0) {
+            total += region_resident_private(region);
+        } else if (fstat(region->fd, &st) == 0) {
+            total += (uint64_t)st.st_blocks * 512;
+        }
+    }
+    return total;
 }
 
 static size_t region_dirty_words(const struct guest_region *region)

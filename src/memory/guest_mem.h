@@ -102,6 +102,22 @@ int guest_mem_load(struct guest_mem *mem, gpa addr, const void *buffer, uint64_t
 int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length);
 
 /*
+ * Give RAM back to the host while the guest runs: the whole backing pages (see
+ * guest_mem_page_size) inside [addr, addr + length) read as zeroes from now on and take no
+ * memory until something touches them; the rest of the range keeps its contents. Marks what
+ * it changed dirty. Any thread. -EFAULT, with nothing done, unless the range is wholly
+ * inside one RAM region. @released (may be NULL): the bytes that could go.
+ */
+int guest_mem_release(struct guest_mem *mem, gpa addr, uint64_t length,
+                      uint64_t *released);
+
+/* What RAM comes from the host in: 4 KiB, or a hugetlbfs page. A power of two. */
+uint64_t guest_mem_page_size(const struct guest_mem *mem);
+
+/* The bytes of host memory that the regions take now. Any thread; slow on private memory. */
+uint64_t guest_mem_resident(const struct guest_mem *mem);
+
+/*
  * Dirty tracking of the writes that umbra's own devices make, a bit a page; the guest's
  * own writes are in KVM's log, and src/vcpu/dirty.h joins both. Enable it while the VM is
  * paused; mark and take from any thread.

@@ -3,6 +3,7 @@
 #include "virtio/blk.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
@@ -219,14 +220,47 @@ int virtio_blk_create(const struct device_env *env,
     return 0;
 }
 
-int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error)
+static int blk_grow(struct virtio_blk *blk, uint64_t bytes, struct umbra_error *error)
+{
+    struct disk *disk = blk->disk;
+    uint64_t now = atomic_load(&disk->size);
+    int ret;
+
+    if (bytes < now || bytes % disk->block_size != 0 || bytes > INT64_MAX) {
+        return error_set(error, UMBRA_ERROR_USAGE, ERANGE,
+                         "disk %s has %" PRIu64
+                         " bytes: it can only grow, by blocks of %u "
+                         "bytes (%" PRIu64 " asked for)",
+                         blk->device.id, now, disk->block_size, bytes);
+    }
+    ret = disk->ops->grow == NULL ? -EOPNOTSUPP
+          : bytes == now          ? 0
+                                  : disk->ops->grow(disk, bytes);
+    if (ret != 0) {
+        return error_errno(
+            error, UMBRA_ERROR_STATE, -ret,
+            "disk %s (%s) cannot be grown from here; grow what is behind it, "
+            "then resize without a size",
+            blk->device.id, disk->name);
+    }
+    return 0;
+}
+
+int virtio_blk_resize(struct virtio_device *device, uint64_t bytes, uint64_t *size,
+                      struct umbra_error *error)
 {
     struct virtio_blk *blk = blk_of(device);
-    int ret;
+    int ret = 0;
 
     if (device->facts != &blk_facts) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL, "%s is not a disk",
                          device->id);
+    }
+    if (bytes != 0) {
+        ret = blk_grow(blk, bytes, error);
+    }
+    if (ret != 0) {
+        return ret;
     }
     ret = blk->disk->ops->refresh(blk->disk);
     if (ret != 0) {
@@ -237,5 +271,8 @@ int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error)
     store_le64(CONFIG(blk, capacity), atomic_load(&blk->disk->size) / DISK_SECTOR);
     virtio_config_changed(device);
     pthread_mutex_unlock(&device->lock);
+    if (size != NULL) {
+        *size = atomic_load(&blk->disk->size);
+    }
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <linux/virtio_ids.h>
 
 #include "base/error.h"
+#include "base/state.h"
 #include "base/util.h"
 #include "virtio/registry.h"
 
@@ -20,11 +21,19 @@ enum {
     CONTROL_RX = 2,
     CONTROL_TX = 3,
     CONTROL_SIZE = 8,
+    CONSOLE_PORT_STATE = 16,
 };
 
 /* Control messages that wait for a buffer of the driver's, a bit each, sent in this
  * order. Bits instead of a queue: no driver can make it grow. */
-enum { SEND_ADD = 1, SEND_CONSOLE = 2, SEND_NAME = 4, SEND_OPEN = 8, SEND_SIZE = 16 };
+enum {
+    SEND_ADD = 1,
+    SEND_CONSOLE = 2,
+    SEND_NAME = 4,
+    SEND_OPEN = 8,
+    SEND_SIZE = 16,
+    SEND_ALL = 31,
+};
 
 struct console_port {
     struct virtio_console *console;
@@ -37,6 +46,7 @@ struct console_port {
     struct virtqueue_chain rx, tx;
     bool tx_held; /* tx is partly written: the end takes no more for now */
     uint64_t tx_done;
+    uint64_t tx_skip; /* bytes that are out already of the chain that comes next */
 };
 
 struct virtio_console {
@@ -133,7 +143,8 @@ static void port_transmit(struct console_port *port)
         virtio_queue_disable_kicks(queue);
         while (port->tx_held || virtio_queue_pop(queue, &port->tx)) {
             if (!port->tx_held) {
-                port->tx_done = 0;
+                port->tx_done = port->tx_skip;
+                port->tx_skip = 0;
             }
             port->tx_held = !port_write(port);
             if (port->tx_held) { /* port_ready goes on */
@@ -256,6 +267,12 @@ static void control_serve(struct virtio_console *console)
 
 /* ---- Events ----------------------------------------------------------------------------- */
 
+/* The port that data queue @index belongs to. */
+static struct console_port *queue_port(struct virtio_console *console, unsigned index)
+{
+    return &console->ports[index < 2 ? 0 : index / 2 - 1];
+}
+
 static void console_notify(struct virtio_device *device, struct virtio_queue *queue)
 {
     struct virtio_console *console = console_of(device);
@@ -266,7 +283,7 @@ static void console_notify(struct virtio_device *device, struct virtio_queue *qu
     } else if (index == CONTROL_TX) {
         control_serve(console);
     } else {
-        struct console_port *port = &console->ports[index < 2 ? 0 : index / 2 - 1];
+        struct console_port *port = queue_port(console, index);
 
         if (index % 2 == 0) {
             port_receive(port);
@@ -305,8 +322,79 @@ static void console_reset(struct virtio_device *device)
     for (unsigned i = 0; i < console->count; i++) {
         console->ports[i].guest_open = false;
         console->ports[i].send = 0;
-        console->ports[i].tx_held = false;
     }
+}
+
+static void console_queue_forget(struct virtio_device *device, struct virtio_queue *queue)
+{
+    struct console_port *port = queue_port(console_of(device), queue->index);
+
+    if (queue->index % 2 == 1 && queue->index != CONTROL_TX) {
+        port->tx_held = false;
+        port->tx_skip = 0;
+    }
+}
+
+/* What is partly written goes back into its ring, so that nothing is in flight. */
+static void console_pause(struct virtio_device *device)
+{
+    struct virtio_console *console = console_of(device);
+
+    for (unsigned i = 0; i < console->count; i++) {
+        struct console_port *port = &console->ports[i];
+
+        if (port->tx_held) {
+            virtio_queue_unpop(port_queue(port, true), &port->tx);
+            port->tx_held = false;
+            port->tx_skip = port->tx_done;
+        }
+    }
+}
+
+static void console_resume(struct virtio_device *device)
+{
+    struct virtio_console *console = console_of(device);
+
+    for (unsigned i = 0; i < console->count; i++) {
+        virtio_queue_rekick(port_queue(&console->ports[i], true));
+    }
+}
+
+/* A port in CONSOLE_PORT_STATE bytes. */
+static int console_save(struct virtio_device *device, struct state_writer *writer)
+{
+    struct virtio_console *console = console_of(device);
+    uint8_t bytes[CONSOLE_PORTS_MAX * CONSOLE_PORT_STATE];
+
+    for (unsigned i = 0; i < console->count; i++) {
+        const struct console_port *port = &console->ports[i];
+        uint8_t *at = bytes + i * (size_t)CONSOLE_PORT_STATE;
+
+        store_le64(at, port->tx_skip);
+        store_le32(at + 8, port->send);
+        store_le32(at + 12, port->guest_open);
+    }
+    state_put_bytes(writer, "console.ports", bytes,
+                    console->count * (size_t)CONSOLE_PORT_STATE);
+    return 0;
+}
+
+static int console_load(struct virtio_device *device, struct state_reader *reader)
+{
+    struct virtio_console *console = console_of(device);
+    uint8_t bytes[CONSOLE_PORTS_MAX * CONSOLE_PORT_STATE];
+
+    state_get_bytes(reader, "console.ports", bytes,
+                    console->count * (size_t)CONSOLE_PORT_STATE);
+    for (unsigned i = 0; i < console->count; i++) {
+        struct console_port *port = &console->ports[i];
+        const uint8_t *at = bytes + i * (size_t)CONSOLE_PORT_STATE;
+
+        port->tx_skip = load_le64(at);
+        port->send = load_le32(at + 8) & SEND_ALL;
+        port->guest_open = load_le32(at + 12) != 0;
+    }
+    return state_reader_error(reader, NULL);
 }
 
 static void console_config_write(struct virtio_device *device, unsigned offset,
@@ -378,7 +466,12 @@ static const struct virtio_device_facts console_facts = {
     .ops = {
         .reset = console_reset,
         .notify = console_notify,
+        .queue_forget = console_queue_forget,
         .config_write = console_config_write,
+        .pause = console_pause,
+        .resume = console_resume,
+        .save = console_save,
+        .load = console_load,
         .stats = console_stats,
         .destroy = console_destroy,
     },

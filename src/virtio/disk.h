@@ -62,6 +62,8 @@ struct disk_ops {
     void (*abort)(struct disk_queue *queue);
     /* Look at the size again; @disk->size changes. Any thread. */
     int (*refresh)(struct disk *disk);
+    /* Make it @bytes long, more than it is; refresh() follows. NULL: it cannot. */
+    int (*grow)(struct disk *disk, uint64_t bytes);
     void (*destroy)(struct disk *disk);
 };
 

@@ -387,6 +387,16 @@ static int file_refresh(struct disk *disk)
     return 0;
 }
 
+static int file_grow(struct disk *disk, uint64_t bytes)
+{
+    struct disk_file *file = file_of(disk);
+
+    if (file->block_device || disk->readonly) {
+        return -EPERM;
+    }
+    return ftruncate(file->fd, (off_t)bytes) == 0 ? 0 : -errno;
+}
+
 static void file_destroy(struct disk *disk)
 {
     struct disk_file *file = file_of(disk);
@@ -404,5 +414,6 @@ const struct disk_ops disk_file_ops = {
     .queue_close = file_queue_close,
     .submit = file_submit,
     .refresh = file_refresh,
+    .grow = file_grow,
     .destroy = file_destroy,
 };

@@ -392,10 +392,15 @@ int virtio_net_create(const struct device_env *env,
     return 0;
 }
 
-void virtio_net_set_link(struct virtio_device *device, bool up)
+int virtio_net_set_link(struct virtio_device *device, bool up, struct umbra_error *error)
 {
+    if (device->facts != &net_facts) {
+        return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
+                         "%s is not a network interface", device->id);
+    }
     pthread_mutex_lock(&device->lock);
     net_of(device)->link = up;
     net_update_link(net_of(device));
     pthread_mutex_unlock(&device->lock);
+    return 0;
 }

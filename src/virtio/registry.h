@@ -27,8 +27,12 @@ struct virtio_blk_options {
 int virtio_blk_create(const struct device_env *env,
                       const struct virtio_blk_options *config, struct disk *disk,
                       struct virtio_device **device, struct umbra_error *error);
-/* Look at the back end's size again and tell the guest. Any thread, no lock held. */
-int virtio_blk_resize(struct virtio_device *device, struct umbra_error *error);
+/*
+ * Make the back end @bytes long (0: leave it), look at its size again and tell the guest; the
+ * size is then in @size (may be NULL). A disk only grows. Any thread, no lock held.
+ */
+int virtio_blk_resize(struct virtio_device *device, uint64_t bytes, uint64_t *size,
+                      struct umbra_error *error);
 
 struct virtio_net_options {
     const char *id;
@@ -42,11 +46,31 @@ int virtio_net_create(const struct device_env *env,
                       struct net_backend *backend, struct virtio_device **device,
                       struct umbra_error *error);
 /* Pull the guest's cable, or plug it in again. Any thread, no lock held. */
-void virtio_net_set_link(struct virtio_device *device, bool up);
+int virtio_net_set_link(struct virtio_device *device, bool up, struct umbra_error *error);
 
 /* @rate: bytes a second, 0: unlimited. */
 int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rate,
                       struct virtio_device **device, struct umbra_error *error);
+
+struct virtio_balloon_options {
+    const char *id;
+    uint64_t target;     /* bytes to have in the balloon */
+    uint64_t stats_ms;   /* between statistics of the guest; 0: when someone asks */
+    bool deflate_on_oom; /* the guest may take pages back rather than kill processes */
+    bool reporting;      /* free pages go back to the host by themselves */
+};
+int virtio_balloon_create(const struct device_env *env,
+                          const struct virtio_balloon_options *options,
+                          struct virtio_device **device, struct umbra_error *error);
+/* Any thread, no lock held. Both fail on a device that is no balloon. */
+int virtio_balloon_set_target(struct virtio_device *device, uint64_t bytes,
+                              struct umbra_error *error);
+/* Fills @stats but for `resident`. Without an interval it asks the guest for new ones. */
+int virtio_balloon_get_stats(struct virtio_device *device,
+                             struct umbra_balloon_stats *stats,
+                             struct umbra_error *error);
+/* Of an enum umbra_balloon_stat, as in JSON; NULL outside. */
+const char *virtio_balloon_stat_name(unsigned stat);
 
 struct virtio_console_port {
     const char *name; /* /dev/virtio-ports/NAME in a Linux guest */

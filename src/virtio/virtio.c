@@ -305,6 +305,9 @@ static void queue_reset(struct virtio_queue *queue)
     queue_detach(queue);
     queue->running = false;
     virtqueue_stop(&queue->vq);
+    if (queue->device->facts->ops.queue_forget != NULL) {
+        queue->device->facts->ops.queue_forget(queue->device, queue);
+    }
     queue_defaults(queue);
     while (read(queue->kick_fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }

@@ -58,6 +58,9 @@ struct virtio_device_ops {
      */
     int (*queue_start)(struct virtio_device *device, struct virtio_queue *queue);
     void (*queue_stop)(struct virtio_device *device, struct virtio_queue *queue);
+    /* The ring of @queue is gone, by a reset of the queue or the device: chains popped from
+     * it must be forgotten. Optional. */
+    void (*queue_forget)(struct virtio_device *device, struct virtio_queue *queue);
     /* The driver wrote [offset, offset+size) of config space; without it writes vanish.
      */
     void (*config_write)(struct virtio_device *device, unsigned offset, unsigned size,

@@ -127,7 +127,9 @@ struct umbra_config {
     bool rng;
     uint64_t rng_rate; /* bytes a second, 0: unlimited */
     bool balloon, balloon_deflate_on_oom, balloon_reporting;
-    uint32_t vsock_cid; /* 0: none */
+    uint64_t balloon_target;   /* bytes to have in it at the start */
+    uint64_t balloon_stats_ms; /* between statistics, 0: when asked */
+    uint32_t vsock_cid;        /* 0: none */
     char *vsock_path;
 
     uint64_t timeout_ms; /* 0: none */

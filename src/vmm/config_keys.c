@@ -212,12 +212,19 @@ static const struct config_key rng_keys[] = {
 static const struct config_table rng_table = TABLE(rng_keys);
 
 static const struct config_key balloon_keys[] = {
+    { "target", NULL, CONFIG_KIND_SIZE, ROOT(balloon_target), .max = UINT64_C(1) << 44,
+      .value = "SIZE", .help = "memory that the guest lends to the host from the start",
+      .example = "64M" },
     { "deflate_on_oom", NULL, CONFIG_KIND_BOOL, ROOT(balloon_deflate_on_oom),
       .value = "on|off",
       .help = "the guest takes pages back rather than killing processes",
       .example = "on" },
     { "reporting", NULL, CONFIG_KIND_BOOL, ROOT(balloon_reporting), .value = "on|off",
       .help = "free pages go back to the host by themselves", .example = "on" },
+    { "stats", NULL, CONFIG_KIND_DURATION, ROOT(balloon_stats_ms),
+      .max = UINT64_C(1000) * 3600 * 24, .value = "TIME",
+      .help = "ask the guest for its memory statistics this often; else only on request",
+      .example = "5s" },
 };
 static const struct config_table balloon_table = TABLE(balloon_keys);
 
@@ -328,8 +335,9 @@ static const struct config_key root_keys[] = {
       .value = "on|rate=SIZE", .help = "a virtio source of random numbers",
       .example = "rate=64K" },
     { "balloon", "balloon", CONFIG_KIND_SWITCH, ROOT(balloon), .table = &balloon_table,
-      .value = "on|deflate_on_oom,reporting", .help = "a virtio memory balloon",
-      .example = "deflate_on_oom,reporting" },
+      .value = "on|target=SIZE,deflate_on_oom,reporting,stats=TIME",
+      .help = "a virtio memory balloon",
+      .example = "target=64M,deflate_on_oom,reporting,stats=5s" },
     { "vsock", "vsock", CONFIG_KIND_OBJECT, .table = &vsock_table,
       .value = "cid=N,path=SOCKET", .help = "virtio sockets between guest and host",
       .example = "cid=3,path=vsock.sock" },

@@ -3,7 +3,9 @@
 #include "vmm/config_text.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/util.h"
 
@@ -41,6 +43,15 @@ static int set_part(const struct config_table *table, void *object, char *part,
         *value++ = '\0';
     }
     key = config_key_find(table, part);
+    if (key == NULL) { /* as options are written: deflate-on-oom */
+        char name[64];
+
+        snprintf(name, sizeof(name), "%s", part);
+        for (char *at = name; (at = strchr(at, '-')) != NULL;) {
+            *at = '_';
+        }
+        key = config_key_find(table, name);
+    }
     if (value == NULL && key != NULL && key->kind == CONFIG_KIND_BOOL) {
         config_set_bool(key, object, true);
         given[key - table->keys] = true;

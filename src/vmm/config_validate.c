@@ -306,6 +306,9 @@ static void validate_devices(struct validation *v)
         bad_value(v, "$", "%zu virtio devices: the board has room for %d", count,
                   VIRTIO_DEVICES_MAX);
     }
+    if (config->balloon && config->balloon_target >= config->memory) {
+        bad_value(v, "$.balloon.target", "must be less than \"memory\"");
+    }
     if (config->vsock_cid != 0 && config->vsock_path == NULL) {
         bad_value(v, "$.vsock", "needs \"path\"");
     }

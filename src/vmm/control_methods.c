@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/util.h"
+#include "virtio/registry.h"
 #include "vmm/control.h"
 #include "vmm/vm.h"
 
@@ -21,7 +23,8 @@ struct control_request {
 };
 
 struct control_param {
-    const char *name, *type, *help; /* type: integer, string or boolean */
+    const char *name, *type, *help; /* type: integer, string, boolean, or size: */
+                                    /* bytes as an integer, or text like "256M" */
     bool required;
 };
 
@@ -100,9 +103,26 @@ static const char *param_string(const struct control_request *request, const cha
     return json_string_value(json_object_get(request->params, name));
 }
 
+/* A checked parameter of type size. */
+static uint64_t param_size(const struct control_request *request, const char *name)
+{
+    uint64_t bytes = param_uint(request, name, 0);
+    const char *text = param_string(request, name);
+
+    if (text != NULL && size_parse(text, &bytes) < 0) {
+        bytes = 0;
+    }
+    return bytes;
+}
+
 static bool param_fits(const struct control_param *param, const json_t *value)
 {
-    return strcmp(param->type, "integer") == 0
+    uint64_t bytes;
+
+    if (strcmp(param->type, "size") == 0 && json_is_string(value)) {
+        return size_parse(json_string_value(value), &bytes) == 0;
+    }
+    return strcmp(param->type, "integer") == 0 || strcmp(param->type, "size") == 0
                ? json_is_integer(value) && json_integer_value(value) >= 0
            : strcmp(param->type, "string") == 0 ? json_is_string(value)
                                                 : json_is_boolean(value);
@@ -321,6 +341,57 @@ static json_t *call_core(const struct control_request *request)
         umbra_vm_write_core(request->vm, param_string(request, "path"), request->error));
 }
 
+/* ---- Devices ------------------------------------------------------------------------------- */
+
+static json_t *call_balloon_set(const struct control_request *request)
+{
+    return control_done(umbra_balloon_set(request->vm, "balloon",
+                                          param_size(request, "target"), request->error));
+}
+
+static json_t *call_balloon_stats(const struct control_request *request)
+{
+    struct umbra_balloon_stats stats = { .size = sizeof(stats) };
+    json_t *json, *guest;
+
+    if (umbra_balloon_stats(request->vm, "balloon", &stats, request->error) < 0) {
+        return NULL;
+    }
+    guest = json_object();
+    for (unsigned i = 0; i < UMBRA_BALLOON_STAT_COUNT; i++) {
+        if (stats.guest[i] != UINT64_MAX) {
+            json_object_set_new(guest, virtio_balloon_stat_name(i),
+                                json_integer((json_int_t)stats.guest[i]));
+        }
+    }
+    json = json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:o}", "driver_ready",
+                     stats.driver_ready, "target", (json_int_t)stats.target, "actual",
+                     (json_int_t)stats.actual, "resident", (json_int_t)stats.resident,
+                     "released", (json_int_t)stats.released, "reported",
+                     (json_int_t)stats.reported, "guest", guest);
+    json_object_set_new(json, "age_ms",
+                        stats.age_ms == UINT64_MAX
+                            ? json_null()
+                            : json_integer((json_int_t)stats.age_ms));
+    return json;
+}
+
+static json_t *call_disk_resize(const struct control_request *request)
+{
+    uint64_t size;
+    int ret = umbra_disk_resize(request->vm, param_string(request, "disk"),
+                                param_size(request, "size"), &size, request->error);
+
+    return ret < 0 ? NULL : json_pack("{s:I}", "size", (json_int_t)size);
+}
+
+static json_t *call_net_set_link(const struct control_request *request)
+{
+    return control_done(umbra_net_set_link(
+        request->vm, param_string(request, "net"),
+        json_is_true(json_object_get(request->params, "up")), request->error));
+}
+
 static json_t *call_discover(const struct control_request *request);
 
 static const struct control_method methods[] = {
@@ -361,6 +432,24 @@ static const struct control_method methods[] = {
       "the registers of a vCPU while paused",
       call_registers,
       { { "vcpu", "integer", "which", false } } },
+    { "balloon.set",
+      "have the guest lend this much of its memory to the host",
+      call_balloon_set,
+      { { "target", "size", "bytes, or text like 256M; 0 gives all back", true } } },
+    { "balloon.stats",
+      "what the balloon brought, and what the guest says of its memory",
+      call_balloon_stats,
+      { { 0 } } },
+    { "disk.resize",
+      "tell the guest the size that a disk has now, after growing its file if asked",
+      call_disk_resize,
+      { { "disk", "string", "its id in the config, or disk0, disk1, ...", true },
+        { "size", "size", "grow the file to this first", false } } },
+    { "net.set_link",
+      "pull the cable of a network interface, or plug it in",
+      call_net_set_link,
+      { { "net", "string", "its id in the config, or net0, net1, ...", true },
+        { "up", "boolean", "plugged in", true } } },
 };
 
 static json_t *discover_method(const struct control_method *method)
@@ -371,7 +460,10 @@ static json_t *discover_method(const struct control_method *method)
         const struct control_param *param = &method->params[i];
         json_t *entry = json_object(), *schema = json_object();
 
-        json_object_set_new(schema, "type", json_string(param->type));
+        json_object_set_new(schema, "type",
+                            strcmp(param->type, "size") == 0
+                                ? json_pack("[ss]", "integer", "string")
+                                : json_string(param->type));
         json_object_set_new(entry, "name", json_string(param->name));
         json_object_set_new(entry, "description", json_string(param->help));
         json_object_set_new(entry, "required", json_boolean(param->required));

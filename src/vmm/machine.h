@@ -54,6 +54,8 @@ struct machine {
     struct pci_host *pci;
     struct device *devices[MACHINE_MAX_DEVICES]; /* owned, in order of creation */
     unsigned device_count;
+    struct virtio_device *virtio[MACHINE_MAX_DEVICES]; /* the devices' own */
+    unsigned virtio_count;
     struct device *serial[MACHINE_SERIAL_PORTS];
     struct device *pm, *keyboard, *ioapic; /* ioapic: NULL when it is KVM's */
     struct console consoles[MACHINE_SERIAL_PORTS];
@@ -97,6 +99,8 @@ int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
 /* Give the PCI BARs their addresses: after creation and each reset. */
 int machine_assign_bars(struct machine *machine, struct umbra_error *error);
 
+/* The virtio device of that name, or NULL. */
+struct virtio_device *machine_virtio_device(struct machine *machine, const char *id);
 struct device *machine_device(struct machine *machine, const char *id);
 
 #endif

@@ -42,8 +42,8 @@ static int machine_add_virtio_mmio(struct machine *machine, struct virtio_device
     return ret;
 }
 
-int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
-                       struct umbra_error *error)
+static int machine_connect_virtio(struct machine *machine, struct virtio_device *vdev,
+                                  struct umbra_error *error)
 {
     static const struct board_device nowhere = { .kind = BOARD_OTHER,
                                                  .space = BOARD_MMIO,
@@ -62,6 +62,27 @@ int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
         ret = machine_place(machine, &function->device, &nowhere, error);
     }
     return ret == 0 ? pci_host_add(machine->pci, function, 0, error) : ret;
+}
+
+int machine_add_virtio(struct machine *machine, struct virtio_device *vdev,
+                       struct umbra_error *error)
+{
+    int ret = machine_connect_virtio(machine, vdev, error);
+
+    if (ret == 0 && machine->virtio_count < MACHINE_MAX_DEVICES) {
+        machine->virtio[machine->virtio_count++] = vdev;
+    }
+    return ret;
+}
+
+struct virtio_device *machine_virtio_device(struct machine *machine, const char *id)
+{
+    for (unsigned i = 0; i < machine->virtio_count; i++) {
+        if (strcmp(machine->virtio[i]->id, id) == 0) {
+            return machine->virtio[i];
+        }
+    }
+    return NULL;
 }
 
 /* ---- Disks ---------------------------------------------------------------------------- */
@@ -238,6 +259,22 @@ static int machine_add_rng(struct machine *machine, struct umbra_error *error)
     return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
 }
 
+static int machine_add_balloon(struct machine *machine, struct umbra_error *error)
+{
+    const struct umbra_config *config = machine->config;
+    const struct virtio_balloon_options options = {
+        .id = "balloon",
+        .target = config->balloon_target,
+        .stats_ms = config->balloon_stats_ms,
+        .deflate_on_oom = config->balloon_deflate_on_oom,
+        .reporting = config->balloon_reporting,
+    };
+    struct virtio_device *vdev;
+    int ret = virtio_balloon_create(&machine->env, &options, &vdev, error);
+
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+}
+
 static int machine_add_consoles(struct machine *machine, struct umbra_error *error)
 {
     const struct umbra_config *config = machine->config;
@@ -273,7 +310,6 @@ static int machine_refuse_missing(const struct machine *machine,
 {
     const struct umbra_config *config = machine->config;
     const char *what = config->share_count > 0  ? "a shared folder (\"share\")"
-                       : config->balloon        ? "a balloon (\"balloon\")"
                        : config->vsock_cid != 0 ? "virtio sockets (\"vsock\")"
                                                 : NULL;
 
@@ -302,6 +338,9 @@ int machine_create_virtio(struct machine *machine, struct umbra_error *error)
     }
     if (ret == 0 && machine->config->rng) {
         ret = machine_add_rng(machine, error);
+    }
+    if (ret == 0 && machine->config->balloon) {
+        ret = machine_add_balloon(machine, error);
     }
     return ret;
 }

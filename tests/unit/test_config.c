@@ -242,7 +242,7 @@ static void test_text(void **state)
     assert_set(c, "net", "user,forward=tcp:2222:22,forward=tcp:80:80");
     assert_set(c, "net", "tap=tap0");
     assert_set(c, "rng", "on");
-    assert_set(c, "balloon", "deflate_on_oom,reporting=off");
+    assert_set(c, "balloon", "target=64M,deflate-on-oom=true,reporting=off,stats=5s");
     assert_set(c, "vsock", "cid=3,path=v");
     assert_set(c, "share", "/src,tag=src");
     assert_set(c, "virtio-transport", "mmio");
@@ -258,6 +258,8 @@ static void test_text(void **state)
     assert_int_equal(c->nets[0].forward_count, 2);
     assert_int_equal(c->nets[1].backend, CONFIG_NET_TAP);
     assert_true(c->rng && c->balloon && c->balloon_deflate_on_oom);
+    assert_int_equal(c->balloon_target, 64 * MIB);
+    assert_int_equal(c->balloon_stats_ms, 5000);
     assert_string_equal(c->shares[0].path, "/src");
     assert_int_equal(c->feature_count, 3);
     assert_int_equal(c->timeout_ms, 120000);

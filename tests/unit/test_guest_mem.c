@@ -150,12 +150,87 @@ static void test_private_kinds(void **state)
     guest_mem_destroy(mem);
 }
 
+static void test_release(void **state)
+{
+    static const struct guest_mem_options kinds[] = { { 0 }, { .mergeable = true } };
+
+    for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+        struct guest_mem *mem = make(kinds[i]);
+        uint64_t released, before;
+        uint8_t byte;
+
+        assert_int_equal(guest_mem_page_size(mem), 4096);
+        assert_int_equal(guest_mem_resident(mem), 0);
+        assert_int_equal(guest_mem_fill(mem, MIB, 0x5a, 16 * 4096), 0);
+        before = guest_mem_resident(mem);
+        assert_true(before >= 16 * 4096);
+        assert_int_equal(guest_mem_release(mem, MIB + 1, 4 * 4096, &released), 0);
+        assert_int_equal(released, 3 * 4096);
+        assert_int_equal(guest_mem_resident(mem), before - 3 * 4096);
+        guest_mem_read(mem, MIB, &byte, 1);
+        assert_int_equal(byte, 0x5a);
+        guest_mem_read(mem, MIB + 4096, &byte, 1);
+        assert_int_equal(byte, 0);
+        guest_mem_read(mem, MIB + 4 * 4096, &byte, 1);
+        assert_int_equal(byte, 0x5a);
+        assert_int_equal(guest_mem_release(mem, MIB + 5 * 4096 + 1, 4095, &released), 0);
+        assert_int_equal(released, 0);
+        /* Not RAM, more than one region, nothing. */
+        assert_int_equal(guest_mem_release(mem, 0xe0000, 4096, NULL), -EFAULT);
+        assert_int_equal(guest_mem_release(mem, 0xdf000, 8192, NULL), -EFAULT);
+        assert_int_equal(guest_mem_release(mem, 3 * GIB, 4096, NULL), -EFAULT);
+        assert_int_equal(guest_mem_release(mem, UINT64_MAX - 4095, 4096, NULL), -EFAULT);
+        assert_int_equal(guest_mem_release(mem, MIB, UINT64_MAX, NULL), -EFAULT);
+        assert_int_equal(guest_mem_release(mem, MIB, 0, NULL), -EFAULT);
+        assert_int_equal(guest_mem_release(mem, 11 * GIB, GIB, &released), 0);
+        assert_int_equal(released, GIB);
+        guest_mem_destroy(mem);
+    }
+}
+
+/* Huge pages go whole; memory that is locked goes too. */
+static void test_release_kinds(void **state)
+{
+    struct guest_mem_options options = { .backing = GUEST_MEM_2M };
+    struct umbra_error error;
+    struct guest_mem *mem;
+    uint64_t released, before;
+
+    assert_int_equal(guest_mem_create(&options, &mem, &error), 0);
+    assert_int_equal(guest_mem_page_size(mem), 2 * MIB);
+    if (guest_mem_add(mem, 0, 8 * MIB, GUEST_REGION_RAM, &error) == 0) {
+        guest_mem_fill(mem, 0, 1, 8 * MIB);
+        assert_int_equal(guest_mem_resident(mem), 8 * MIB);
+        assert_int_equal(guest_mem_release(mem, MIB, 4 * MIB, &released), 0);
+        assert_int_equal(released, 2 * MIB);
+        assert_int_equal(guest_mem_resident(mem), 6 * MIB);
+    } else {
+        print_message("no 2 MiB pages are reserved here\n");
+    }
+    guest_mem_destroy(mem);
+    for (unsigned private = 0; private < 2; private ++) {
+        options = (struct guest_mem_options){ .locked = true, .mergeable = private };
+        assert_int_equal(guest_mem_create(&options, &mem, &error), 0);
+        if (guest_mem_add(mem, 0, MIB, GUEST_REGION_RAM, &error) == 0) {
+            before = guest_mem_resident(mem);
+            assert_int_equal(guest_mem_release(mem, 0, 64 * KIB, &released), 0);
+            assert_int_equal(released, 64 * KIB);
+            assert_int_equal(guest_mem_resident(mem), before - 64 * KIB);
+            assert_int_equal(guest_mem_discard(mem, 0, MIB), 0);
+        } else {
+            print_message("a MiB cannot be locked here\n");
+        }
+        guest_mem_destroy(mem);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bounds),           cmocka_unit_test(test_add_rejects),
         cmocka_unit_test(test_lazy_and_aligned), cmocka_unit_test(test_dirty),
-        cmocka_unit_test(test_private_kinds),
+        cmocka_unit_test(test_private_kinds),    cmocka_unit_test(test_release),
+        cmocka_unit_test(test_release_kinds),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -492,7 +492,7 @@ static void test_resize(void **state)
     assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG), DISK / 512);
     assert_int_equal(once(r, VIRTIO_BLK_T_IN, DISK / 512, 512), VIRTIO_BLK_S_IOERR);
     assert_int_equal(truncate(r->image, 2 * DISK), 0);
-    assert_int_equal(virtio_blk_resize(r->vdev, &error), 0);
+    assert_int_equal(virtio_blk_resize(r->vdev, 0, NULL, &error), 0);
     assert_true(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
     assert_int_not_equal(reg(r, VIRTIO_MMIO_CONFIG_GENERATION), generation);
     assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG), 2 * DISK / 512);

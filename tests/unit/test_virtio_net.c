@@ -516,10 +516,10 @@ static void test_control(void **state)
     assert_true(command(r, 2, mac, sizeof(mac)));
     assert_int_equal(atomic_load(&r->warnings), 0);
     /* The cable. */
-    virtio_net_set_link(r->vdev, false);
+    assert_int_equal(virtio_net_set_link(r->vdev, false, NULL), 0);
     assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 6, 2), 0);
     assert_true(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS, 4) & VIRTIO_MMIO_INT_CONFIG);
-    virtio_net_set_link(r->vdev, true);
+    assert_int_equal(virtio_net_set_link(r->vdev, true, NULL), 0);
     assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 6, 2), VIRTIO_NET_S_LINK_UP);
     rig_close(r);
 }
