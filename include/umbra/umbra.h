@@ -361,7 +361,8 @@ enum umbra_hook_verdict {
 
 /**
  * Runs on the vCPU's thread. It may call the memory and interrupt functions for this VM and
- * umbra_vm_stop(), and nothing else of it.
+ * umbra_vm_stop(). Calls that would have to wait for this very thread (all that start, stop,
+ * pause or change the VM, hooks too) return -EDEADLK, from every callback of a VM.
  */
 typedef enum umbra_hook_verdict (*umbra_hook_fn)(void *context,
                                                  struct umbra_access *access);
@@ -376,9 +377,44 @@ UMBRA_API int umbra_hook_add(struct umbra_vm *vm, unsigned kinds, uint64_t base,
                              uint64_t length, umbra_hook_fn fn, void *context,
                              uint32_t *hook, struct umbra_error *error);
 
-/** Take a hook away; not from inside a hook. When this returns it does not run any more. */
+/** Take a hook of either kind away. When this returns it does not run any more. */
 UMBRA_API int umbra_hook_remove(struct umbra_vm *vm, uint32_t hook,
                                 struct umbra_error *error);
+
+/** What devices do, as bits of a mask. */
+enum umbra_event_kind {
+    UMBRA_EVENT_NOTIFY = 1 << 0,  /**< the driver notified virtqueue @c queue */
+    UMBRA_EVENT_STARTED = 1 << 1, /**< a request was taken from it; value: bytes out */
+    UMBRA_EVENT_DONE = 1 << 2,    /**< a request was finished; value: bytes in */
+    UMBRA_EVENT_INTERRUPT =
+        1 << 3,                 /**< an interrupt was raised; value: the line, if any */
+    UMBRA_EVENT_RESET = 1 << 4, /**< the device was reset, by the driver or with the VM */
+    UMBRA_EVENT_STATE = 1 << 5, /**< virtio: the status is value now (1.2, 2.1) */
+    UMBRA_EVENT_FAULT = 1 << 6, /**< a planned fault happens; value: its kind */
+};
+
+enum { UMBRA_EVENT_NO_QUEUE = 0xffff };
+
+struct umbra_event {
+    uint32_t size; /**< of this struct */
+    enum umbra_event_kind kind;
+    const char *device; /**< its id: "disk0", "com1" */
+    uint32_t queue;     /**< UMBRA_EVENT_NO_QUEUE: of no queue */
+    uint32_t reserved;
+    uint64_t value;
+};
+
+/**
+ * Runs on the thread where it happened, with the device locked. It may call the memory and
+ * interrupt functions for this VM and umbra_vm_stop().
+ */
+typedef void (*umbra_event_fn)(void *context, const struct umbra_event *event);
+
+/** Have @p fn called for the kinds of event in mask @p kinds, of the device called @p device
+ * (NULL: of all). umbra_hook_remove() takes it away. */
+UMBRA_API int umbra_event_hook_add(struct umbra_vm *vm, unsigned kinds,
+                                   const char *device, umbra_event_fn fn, void *context,
+                                   uint32_t *hook, struct umbra_error *error);
 
 /** A device made of callbacks, on the same contract as umbra's own. */
 struct umbra_device {
@@ -399,6 +435,100 @@ struct umbra_device {
  * umbra_inject_msi(). On failure too its destroy callback has been called.
  */
 UMBRA_API int umbra_device_add(struct umbra_vm *vm, const struct umbra_device *device,
+                               struct umbra_error *error);
+
+/* ---- Fault injection ------------------------------------------------------------------ */
+
+/** What goes wrong. The opportunity is what the device does anyway: a rule decides for each
+ * one whether the fault happens, from its seed alone. */
+enum umbra_fault_kind {
+    UMBRA_FAULT_IO_ERROR, /**< disk: a request fails; rng: no bytes; other devices: a register
+                              access reaches nobody */
+    UMBRA_FAULT_SHORT,     /**< only the first bytes move (a disk's request then fails) */
+    UMBRA_FAULT_DELAY,     /**< it happens later; frames behind it may overtake */
+    UMBRA_FAULT_DROP,      /**< a frame vanishes */
+    UMBRA_FAULT_DUPLICATE, /**< a frame comes twice */
+    UMBRA_FAULT_CORRUPT,   /**< one bit of the data is flipped */
+    UMBRA_FAULT_LINK_FLAP, /**< at a frame, the link goes down for a while */
+    UMBRA_FAULT_IRQ_LOST,  /**< an interrupt (line, MSI) is not delivered */
+    UMBRA_FAULT_IRQ_SPURIOUS, /**< an interrupt without a cause: virtio, as a request begins;
+                                 lines, after they fell */
+    UMBRA_FAULT_MEMORY_GONE, /**< RAM [address, address+bytes) is there no more: reads give
+                                 ones, writes vanish */
+    UMBRA_FAULT_CLOCK_JUMP,  /**< clocks jump by jump_ns */
+};
+
+/** As the guest sees it: in is a read or a received frame, out a write or a sent frame. */
+enum umbra_fault_direction { UMBRA_FAULT_ANY, UMBRA_FAULT_IN, UMBRA_FAULT_OUT };
+
+/** Clocks that can jump, as bits of a mask. */
+enum umbra_clock {
+    UMBRA_CLOCK_RTC = 1 << 0, /**< the CMOS clock */
+    UMBRA_CLOCK_KVM = 1 << 1, /**< kvm-clock */
+    UMBRA_CLOCK_TSC = 1 << 2, /**< the time-stamp counter of every vCPU */
+};
+
+/**
+ * One rule of a fault plan. Of the opportunities of device @p device, after the first
+ * @p skip, one in @p one_in (0 or 1: each) has the fault, until it happened @p count times
+ * (0: no end). Requests of disks are their reads, writes, flushes and discards; of networks,
+ * frames; of consoles, buffers. MEMORY_GONE and CLOCK_JUMP happen at requests of virtio
+ * devices, at register accesses of others.
+ */
+struct umbra_fault {
+    uint32_t size; /**< in: sizeof(struct umbra_fault) */
+    enum umbra_fault_kind kind;
+    const char *device; /**< "disk0", "net0", "rng", "consoles", "com1", "rtc", ... */
+    uint64_t seed;
+    uint64_t skip, one_in, count;
+    enum umbra_fault_direction direction; /**< only these opportunities count */
+    uint32_t clocks;                      /**< CLOCK_JUMP: enum umbra_clock; 0: all */
+    uint64_t delay_ns;                    /**< DELAY and LINK_FLAP; 0: a millisecond */
+    uint64_t bytes;   /**< SHORT: how many move, 0: drawn; MEMORY_GONE: the length */
+    uint64_t address; /**< MEMORY_GONE: guest-physical, of whole pages */
+    int64_t jump_ns;  /**< CLOCK_JUMP */
+};
+
+/** A fault that happened. To have it again alone: skip = opportunity - 1, count = 1, with the
+ * same seed. */
+struct umbra_fault_event {
+    uint32_t size; /**< in: sizeof(struct umbra_fault_event) */
+    uint32_t id;   /**< of the rule */
+    enum umbra_fault_kind kind;
+    uint32_t reserved;
+    char device[32];
+    uint64_t opportunity; /**< of the rule, from 1 */
+    uint64_t value; /**< bytes moved, nanoseconds of delay, bit flipped, address, jump */
+    uint64_t time_ns; /**< since umbra_vm_create() */
+};
+
+/** Add a rule at any time; @p id (may be NULL) names it. Opportunities count from now, and
+ * again from umbra_vm_reset(). */
+UMBRA_API int umbra_fault_add(struct umbra_vm *vm, const struct umbra_fault *fault,
+                              uint32_t *id, struct umbra_error *error);
+UMBRA_API int umbra_fault_remove(struct umbra_vm *vm, uint32_t id,
+                                 struct umbra_error *error);
+
+/** The @p index'th fault that happened since creation or umbra_vm_reset(), in order; -ENOENT
+ * behind the last, and for those that fell out (4096 are kept). */
+UMBRA_API int umbra_fault_event_at(struct umbra_vm *vm, uint64_t index,
+                                   struct umbra_fault_event *event);
+
+/** The name of a kind, as in a config: "io-error". */
+UMBRA_API const char *umbra_fault_name(enum umbra_fault_kind kind);
+
+/**
+ * Take RAM [gpa, gpa+length) away from the guest, and give all of it back with its contents.
+ * Pages are whole; up to 16 ranges; not with dirty tracking. A running VM stands still
+ * meanwhile. Devices find it gone too, but for rings that they mapped before.
+ */
+UMBRA_API int umbra_memory_hide(struct umbra_vm *vm, uint64_t gpa, uint64_t length,
+                                struct umbra_error *error);
+UMBRA_API int umbra_memory_show(struct umbra_vm *vm, struct umbra_error *error);
+
+/** Have the clocks of mask @p clocks (enum umbra_clock) jump by @p ns, as far as KVM lets; a
+ * running VM stands still meanwhile. */
+UMBRA_API int umbra_clock_jump(struct umbra_vm *vm, uint32_t clocks, int64_t ns,
                                struct umbra_error *error);
 
 /* ---- Console --------------------------------------------------------------------- */

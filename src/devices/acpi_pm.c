@@ -241,7 +241,7 @@ int acpi_pm_create(const struct device_env *env, const struct acpi_pm_config *co
                            config->id);
     }
     device_init(&pm->device, &acpi_pm_ops, env, config->id);
-    irq_line_init(&pm->irq, env->irqs, config->gsi);
+    device_irq_init(&pm->device, &pm->irq, config->gsi);
     pm->slp_typ_s5 = config->slp_typ_s5;
     pm->epoch_ns = clock_ns();
     if (env->loop != NULL) {

@@ -183,6 +183,18 @@ static uint64_t ones(unsigned size)
     return size >= 8 ? UINT64_MAX : (UINT64_C(1) << (size * 8)) - 1;
 }
 
+/* Is this access, by a planned fault, to reach nobody? */
+static bool access_fails(const struct device *device,
+                         enum umbra_fault_direction direction)
+{
+    struct fault_hits hits;
+
+    return device->env != NULL && device->fault_point == FAULT_ACCESS &&
+           faults_draw(device->env->faults, device->id, FAULT_ACCESS, direction, 0,
+                       &hits) &&
+           fault_hit(&hits, UMBRA_FAULT_IO_ERROR);
+}
+
 bool bus_read(struct bus *bus, uint64_t address, unsigned size, uint64_t *value)
 {
     struct bus_range range;
@@ -193,7 +205,7 @@ bool bus_read(struct bus *bus, uint64_t address, unsigned size, uint64_t *value)
         return false;
     }
     device = range.device;
-    if (device->ops->read != NULL) {
+    if (device->ops->read != NULL && !access_fails(device, UMBRA_FAULT_IN)) {
         pthread_mutex_lock(&device->lock);
         *value &= device->ops->read(device, range.region, address - range.base, size);
         pthread_mutex_unlock(&device->lock);
@@ -210,7 +222,7 @@ bool bus_write(struct bus *bus, uint64_t address, unsigned size, uint64_t value)
         return false;
     }
     device = range.device;
-    if (device->ops->write != NULL) {
+    if (device->ops->write != NULL && !access_fails(device, UMBRA_FAULT_OUT)) {
         pthread_mutex_lock(&device->lock);
         device->ops->write(device, range.region, address - range.base, size,
                            value & ones(size));

@@ -363,6 +363,11 @@ size_t char_end_read(struct char_end *end, void *buffer, size_t size)
     return done;
 }
 
+bool char_end_pending(const struct char_end *end)
+{
+    return end->in.used != 0;
+}
+
 int char_end_send(struct char_end *end, const void *bytes, size_t length)
 {
     int rc = -EAGAIN;

@@ -71,6 +71,8 @@ void char_end_destroy(struct char_end *end);
 size_t char_end_write(struct char_end *end, const void *bytes, size_t length);
 /* Returns how many bytes there were; `ready` is called when there is more after 0. */
 size_t char_end_read(struct char_end *end, void *buffer, size_t size);
+/* Is there input to read? */
+bool char_end_pending(const struct char_end *end);
 
 /*
  * Type bytes into the device besides what the end itself brings. Any thread, lock not

@@ -7,12 +7,15 @@
 
 #include "base/error.h"
 #include "base/state.h"
+#include "devices/irq.h"
 
 void device_init(struct device *device, const struct device_ops *ops,
                  const struct device_env *env, const char *id)
 {
     device->ops = ops;
     device->env = env;
+    device->fault_point = FAULT_ACCESS;
+    device->faults = FAULT_BIT(UMBRA_FAULT_IO_ERROR) | FAULTS_OF_MACHINE;
     snprintf(device->id, sizeof(device->id), "%s", id);
     pthread_mutex_init(&device->lock, NULL);
 }
@@ -20,6 +23,14 @@ void device_init(struct device *device, const struct device_ops *ops,
 void device_fini(struct device *device)
 {
     pthread_mutex_destroy(&device->lock);
+}
+
+void device_irq_init(struct device *device, struct irq_line *line, unsigned gsi)
+{
+    irq_line_init(line, device->env->irqs, gsi);
+    /* The interrupts of virtio devices pass through virtio.c, whatever carries them. */
+    line->owner = device->fault_point == FAULT_REQUEST ? NULL : device;
+    device->faults |= FAULTS_OF_IRQ;
 }
 
 void device_destroy(struct device *device)
@@ -41,6 +52,9 @@ static void device_call(struct device *device, void (*op)(struct device *device)
 void device_reset(struct device *device)
 {
     device_call(device, device->ops->reset);
+    if (device->env != NULL && device->fault_point == FAULT_ACCESS) {
+        device_tell(device->env, UMBRA_EVENT_RESET, device->id, UMBRA_EVENT_NO_QUEUE, 0);
+    }
 }
 
 void device_pause(struct device *device)

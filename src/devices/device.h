@@ -19,10 +19,12 @@
 #include <umbra/umbra.h>
 
 #include "base/log.h"
+#include "devices/faults.h"
 
 struct device;
 struct guest_mem;
 struct irq_chip;
+struct irq_line;
 struct loop;
 struct state_reader;
 struct state_writer;
@@ -61,6 +63,14 @@ enum device_event_kind {
     DEVICE_EVENT_PANIC,      /* pvpanic; value: the event bits */
 };
 
+/* Who wants to see what devices do (UMBRA_EVENT_*). */
+struct device_observer {
+    atomic_uint wanted; /* bits of what anybody wants to see */
+    /* Any thread, device locks are held. */
+    void (*tell)(void *context, const struct umbra_event *event);
+    void *context;
+};
+
 struct device_env {
     struct guest_mem *mem;
     struct irq_chip *irqs;
@@ -78,6 +88,8 @@ struct device_env {
     int (*doorbell)(void *context, bool mmio, uint64_t address, unsigned length,
                     bool match, uint64_t value, int fd, bool add);
     void *doorbell_context;
+    struct faults *faults;            /* what is to go wrong; NULL: nothing */
+    struct device_observer *observer; /* NULL: nobody looks */
 };
 
 struct device {
@@ -85,12 +97,17 @@ struct device {
     const struct device_env *env;
     char id[32]; /* unique in a VM: "com1", "disk0"; names it in logs and statistics */
     pthread_mutex_t lock;
+    unsigned faults;              /* FAULT_BITs that can be planned for it */
+    enum fault_point fault_point; /* where its opportunities are: accesses, or requests */
 };
 
 /* Set up the common part; the mutex is recursive-free and released by device_fini. */
 void device_init(struct device *device, const struct device_ops *ops,
                  const struct device_env *env, const char *id);
 void device_fini(struct device *device);
+
+/* irq_line_init() for the device's own line, where its interrupts are seen and lost. */
+void device_irq_init(struct device *device, struct irq_line *line, unsigned gsi);
 
 /* Calls ops->destroy, which frees; NULL is fine. */
 void device_destroy(struct device *device);
@@ -111,6 +128,24 @@ static inline void device_event(struct device *device, enum device_event_kind ki
 {
     if (device->env->event != NULL) {
         device->env->event(device->env->event_context, kind, value);
+    }
+}
+
+/* Tell who looks about @kind of the device called @id. */
+static inline void device_tell(const struct device_env *env, enum umbra_event_kind kind,
+                               const char *id, uint32_t queue, uint64_t value)
+{
+    struct device_observer *observer = env->observer;
+
+    if (observer != NULL &&
+        (atomic_load_explicit(&observer->wanted, memory_order_acquire) & kind) != 0) {
+        const struct umbra_event event = { .size = sizeof(event),
+                                           .kind = kind,
+                                           .device = id,
+                                           .queue = queue,
+                                           .value = value };
+
+        observer->tell(observer->context, &event);
     }
 }
 

@@ -573,7 +573,7 @@ int i8042_create(const struct device_env *env, const struct i8042_config *config
                            config->id);
     }
     device_init(&kbc->device, &i8042_ops, env, config->id);
-    irq_line_init(&kbc->irq, env->irqs, config->gsi);
+    device_irq_init(&kbc->device, &kbc->irq, config->gsi);
     i8042_reset(&kbc->device);
     *device = &kbc->device;
     return 0;

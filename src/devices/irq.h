@@ -14,6 +14,7 @@
 
 enum { IRQ_GSI_COUNT = 24 }; /* pins of the one IOAPIC */
 
+struct device;
 struct irq_chip;
 
 struct irq_chip_ops {
@@ -50,6 +51,8 @@ struct irq_line {
     struct irq_chip *chip; /* NULL: not connected, everything is a no-op */
     unsigned gsi;
     bool level;
+    bool lost;                  /* a planned fault: high, but the pin does not know */
+    const struct device *owner; /* whose interrupts are seen and may be lost; or NULL */
 };
 
 void irq_line_init(struct irq_line *line, struct irq_chip *chip, unsigned gsi);

@@ -195,7 +195,7 @@ int pci_host_add(struct pci_host *host, struct pci_function *function, unsigned 
     }
     function->slot = slot;
     function->host = host;
-    irq_line_init(&function->intx, host->device.env->irqs, pci_host_gsi(host, slot));
+    device_irq_init(&function->device, &function->intx, pci_host_gsi(host, slot));
     function->config[PCI_INTERRUPT_LINE] = (uint8_t)pci_host_gsi(host, slot);
     memcpy(function->initial, function->config, sizeof(function->initial));
     host->slots[slot] = function;

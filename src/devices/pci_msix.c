@@ -275,11 +275,30 @@ bool pci_msix_write(struct pci_function *function, unsigned bar, uint64_t offset
 /* ---- Signalling
  * ------------------------------------------------------------------------- */
 
+/* Tell who looks; true when the interrupt is to be lost. Those of virtio devices pass
+ * through virtio.c before. */
+static bool msix_loses(const struct pci_function *function)
+{
+    const struct device *device = &function->device;
+    struct fault_hits hits;
+
+    if (device->env == NULL || device->fault_point == FAULT_REQUEST) {
+        return false;
+    }
+    device_tell(device->env, UMBRA_EVENT_INTERRUPT, device->id, UMBRA_EVENT_NO_QUEUE, 0);
+    return faults_draw(device->env->faults, device->id, FAULT_INTERRUPT, UMBRA_FAULT_ANY,
+                       0, &hits) &&
+           fault_hit(&hits, UMBRA_FAULT_IRQ_LOST);
+}
+
 void pci_msix_notify(struct pci_function *function, unsigned vector)
 {
     struct pci_msix_entry *entry;
 
     if (vector >= function->msix.count || !pci_msix_enabled(function)) {
+        return;
+    }
+    if (msix_loses(function)) {
         return;
     }
     entry = &function->msix.entries[vector];

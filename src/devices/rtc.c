@@ -577,7 +577,7 @@ int rtc_create(const struct device_env *env, const struct rtc_config *config,
                            config->id);
     }
     device_init(&rtc->device, &rtc_ops, env, config->id);
-    irq_line_init(&rtc->irq, env->irqs, config->gsi);
+    device_irq_init(&rtc->device, &rtc->irq, config->gsi);
     rtc->config = *config;
     rtc->config.id = NULL; /* the caller's */
     if (env->loop != NULL) {
@@ -592,4 +592,22 @@ int rtc_create(const struct device_env *env, const struct rtc_config *config,
     rtc_reset(&rtc->device);
     *device = &rtc->device;
     return 0;
+}
+
+int rtc_jump(struct device *device, int64_t ns)
+{
+    struct rtc *rtc = rtc_of(device);
+    int64_t now;
+    int ret = 0;
+
+    pthread_mutex_lock(&device->lock);
+    now = rtc_now(rtc);
+    if (ns > 0 ? now > now_limit - ns : now < -now_limit - ns) {
+        ret = -ERANGE;
+    } else {
+        rtc->s.offset_ns = (int64_t)((uint64_t)rtc->s.offset_ns + (uint64_t)ns);
+        rtc_update(rtc);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return ret;
 }

@@ -24,4 +24,8 @@ int rtc_create(const struct device_env *env, const struct rtc_config *config,
 /* Change a byte of CMOS memory (index 0x0e..0x7f), as firmware would. */
 void rtc_set_nvram(struct device *device, unsigned index, uint8_t value);
 
+/* A planned fault: the clock jumps by @ns. Takes the device's lock. -ERANGE when that leads
+ * out of what the clock can show. */
+int rtc_jump(struct device *device, int64_t ns);
+
 #endif

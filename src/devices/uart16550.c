@@ -558,7 +558,7 @@ int uart16550_create(const struct device_env *env, const struct uart16550_config
                            config->id);
     }
     device_init(&uart->device, &uart_ops, env, config->id);
-    irq_line_init(&uart->irq, env->irqs, config->gsi);
+    device_irq_init(&uart->device, &uart->irq, config->gsi);
     uart->carrier_follows = config->carrier_follows;
     uart->s.dll = 1;
     rc = char_end_create(env->loop, env->log, config->id, &config->end,

@@ -28,6 +28,12 @@ struct guest_mem {
     struct guest_mem_options options;
     struct guest_region regions[GUEST_MEM_MAX_REGIONS];
     size_t count;
+    /* Sorted only when asked for; hole_count is stored with release after its hole. */
+    struct {
+        _Atomic gpa base;
+        _Atomic uint64_t size;
+    } holes[GUEST_MEM_MAX_HOLES];
+    atomic_uint hole_count;
 };
 
 int guest_mem_create(const struct guest_mem_options *options, struct guest_mem **out,
@@ -292,13 +298,31 @@ static const struct guest_region *region_find(const struct guest_mem *mem, gpa a
     return NULL;
 }
 
+/* Is a byte of [addr, addr + length) hidden? */
+static bool mem_hidden(const struct guest_mem *mem, gpa addr, uint64_t length)
+{
+    /* Acquire pairs with the release in guest_mem_hide(). */
+    unsigned count = atomic_load_explicit(&mem->hole_count, memory_order_acquire);
+
+    for (unsigned i = 0; i < count; i++) {
+        gpa base = atomic_load_explicit(&mem->holes[i].base, memory_order_relaxed);
+        uint64_t size = atomic_load_explicit(&mem->holes[i].size, memory_order_relaxed);
+
+        if (addr < base + size && base < addr + length) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* The region that holds all of [addr, addr + length), or NULL. */
 static const struct guest_region *region_span(const struct guest_mem *mem, gpa addr,
                                               uint64_t length)
 {
     const struct guest_region *region = region_find(mem, addr);
 
-    if (region == NULL || length == 0 || length > region->size - (addr - region->base)) {
+    if (region == NULL || length == 0 || length > region->size - (addr - region->base) ||
+        mem_hidden(mem, addr, length)) {
         return NULL;
     }
     return region;
@@ -324,8 +348,15 @@ const void *guest_mem_const_ptr(const struct guest_mem *mem, gpa addr, uint64_t 
 uint64_t guest_mem_span(const struct guest_mem *mem, gpa addr)
 {
     const struct guest_region *region = region_find(mem, addr);
+    struct guest_piece pieces[GUEST_MEM_MAX_HOLES + 1];
+    unsigned count = region == NULL ? 0 : guest_mem_pieces(mem, region, pieces);
 
-    return region == NULL ? 0 : region->size - (addr - region->base);
+    for (unsigned i = 0; i < count; i++) {
+        if (addr - pieces[i].base < pieces[i].size) {
+            return pieces[i].size - (addr - pieces[i].base);
+        }
+    }
+    return 0;
 }
 
 enum copy_kind { COPY_OUT, COPY_IN, COPY_LOAD, COPY_FILL };
@@ -336,6 +367,9 @@ static int guest_mem_copy(const struct guest_mem *mem, gpa addr, void *buffer,
 {
     uint8_t *bytes = buffer;
 
+    if (mem_hidden(mem, addr, length)) {
+        return -EFAULT;
+    }
     while (length > 0) {
         const struct guest_region *region = region_find(mem, addr);
         uint64_t offset, part;
@@ -516,6 +550,60 @@ uint64_t guest_mem_resident(const struct guest_mem *mem)
         }
     }
     return total;
+}
+
+int guest_mem_hide(struct guest_mem *mem, gpa addr, uint64_t length)
+{
+    unsigned at = atomic_load(&mem->hole_count);
+
+    if (length == 0 || (addr | length) % (1u << PAGE_SHIFT) != 0) {
+        return -EINVAL;
+    }
+    if (mem_hidden(mem, addr, length)) {
+        return -EEXIST;
+    }
+    if (guest_mem_ptr(mem, addr, length) == NULL) {
+        return -EFAULT;
+    }
+    if (at == GUEST_MEM_MAX_HOLES) {
+        return -ENOSPC;
+    }
+    atomic_store_explicit(&mem->holes[at].base, addr, memory_order_relaxed);
+    atomic_store_explicit(&mem->holes[at].size, length, memory_order_relaxed);
+    /* Release pairs with the acquire in mem_hidden(). */
+    atomic_store_explicit(&mem->hole_count, at + 1, memory_order_release);
+    return 0;
+}
+
+void guest_mem_show(struct guest_mem *mem)
+{
+    atomic_store(&mem->hole_count, 0);
+}
+
+unsigned guest_mem_pieces(const struct guest_mem *mem, const struct guest_region *region,
+                          struct guest_piece *pieces)
+{
+    unsigned count = 0, holes = atomic_load(&mem->hole_count);
+    gpa at = region->base, end = region->base + region->size;
+
+    while (at < end) {
+        gpa next = end, behind = end;
+
+        for (unsigned i = 0; i < holes; i++) {
+            gpa base = atomic_load_explicit(&mem->holes[i].base, memory_order_relaxed);
+
+            if (base >= at && base < next) {
+                next = base;
+                behind = base +
+                         atomic_load_explicit(&mem->holes[i].size, memory_order_relaxed);
+            }
+        }
+        if (next > at && count <= GUEST_MEM_MAX_HOLES) {
+            pieces[count++] = (struct guest_piece){ .base = at, .size = next - at };
+        }
+        at = behind;
+    }
+    return count;
 }
 
 static size_t region_dirty_words(const struct guest_region *region)

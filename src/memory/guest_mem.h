@@ -118,6 +118,26 @@ uint64_t guest_mem_page_size(const struct guest_mem *mem);
 uint64_t guest_mem_resident(const struct guest_mem *mem);
 
 /*
+ * Planned faults: RAM that is there no more. Hidden ranges are outside memory for
+ * everything here, but pointers that were given out stay valid, and the contents stay.
+ * Change them while the VM stands still; lookups may go on. -EINVAL: not whole pages,
+ * -EFAULT: not wholly inside a RAM region, -EEXIST: part of it is hidden already, -ENOSPC.
+ */
+enum { GUEST_MEM_MAX_HOLES = 16 };
+
+struct guest_piece {
+    gpa base;
+    uint64_t size;
+};
+
+int guest_mem_hide(struct guest_mem *mem, gpa addr, uint64_t length);
+void guest_mem_show(struct guest_mem *mem);
+/* The parts of @region that are not hidden, in order; there are at most
+ * GUEST_MEM_MAX_HOLES + 1. Returns how many. */
+unsigned guest_mem_pieces(const struct guest_mem *mem, const struct guest_region *region,
+                          struct guest_piece *pieces);
+
+/*
  * Dirty tracking of the writes that umbra's own devices make, a bit a page; the guest's
  * own writes are in KVM's log, and src/vcpu/dirty.h joins both. Enable it while the VM is
  * paused; mark and take from any thread.

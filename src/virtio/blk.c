@@ -119,6 +119,8 @@ static const struct virtio_device_facts blk_facts = {
     .type = "virtio-blk",
     .device_id = VIRTIO_ID_BLOCK,
     .pci_class = 0x018000, /* mass storage, other */
+    .faults = FAULT_BIT(UMBRA_FAULT_IO_ERROR) | FAULT_BIT(UMBRA_FAULT_SHORT) |
+              FAULT_BIT(UMBRA_FAULT_DELAY) | FAULT_BIT(UMBRA_FAULT_CORRUPT),
     .config_size = offsetof(struct virtio_blk_config, unused1),
     .ops = {
         .activate = blk_activate,

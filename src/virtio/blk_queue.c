@@ -17,7 +17,7 @@
 #include <linux/virtio_blk.h>
 
 #include "base/util.h"
-#include "virtio/blk.h"
+#include "virtio/blk_queue.h"
 
 enum { HEADER_SIZE = 16, RANGE_SIZE = 16, STOP_SECONDS = 5 };
 enum { SHOW_BYTES = 65536 }; /* finished while a batch is started: shown in between */
@@ -33,44 +33,6 @@ enum {
     WATCH_HIT = 1,
     WATCH_MISS = 2,
     WATCH_SCORE_MAX = 8,
-};
-
-struct blk_range { /* of a discard or write-zeroes command */
-    uint64_t offset, length;
-    bool unmap;
-};
-
-struct blk_request {
-    struct disk_request disk;
-    struct virtqueue_chain chain;
-    struct blk_queue *queue;
-    struct blk_request *next_free, *next_all;
-    uint64_t start_ns;
-    uint32_t type;
-    bool flushing;       /* the write is done, its flush is not */
-    struct iovec *slice; /* the data, when the driver's layout is unusual */
-    struct blk_range ranges[BLK_DISCARD_SEGMENTS];
-    unsigned range_count, range_next;
-};
-
-struct blk_queue {
-    struct virtio_blk *blk;
-    struct virtio_queue *queue;
-    struct io_ring ring;
-    struct disk_queue *disk;
-    struct io_op kick;
-    bool kick_armed;
-    struct io_op deadline; /* of the last requests, once it has to stop */
-    bool deadline_armed;
-    atomic_bool stop; /* set by blk_queue_stop, which then signals kick_fd */
-    pthread_t thread;
-    unsigned in_flight;
-    struct blk_request *free, *all;
-    uint64_t finished_bytes; /* of requests that the driver was not shown yet */
-    bool kicks_off;
-    bool may_watch;       /* there is a processor to spare */
-    uint64_t watch_until; /* 0: not watching */
-    unsigned watch_score, sleeps;
 };
 
 /* ---- Requests ------------------------------------------------------------------------- */
@@ -96,6 +58,7 @@ static void request_put(struct blk_queue *bq, struct blk_request *request)
 {
     free(request->slice);
     request->slice = NULL;
+    blk_fault_clear(request);
     request->next_free = bq->free;
     bq->free = request;
 }
@@ -129,7 +92,7 @@ static void request_issue_range(struct blk_request *request)
     disk_submit(request->queue->disk, &request->disk);
 }
 
-static void request_done(struct disk_request *disk, int error)
+void blk_request_done(struct disk_request *disk, int error)
 {
     struct blk_request *request = container_of(disk, struct blk_request, disk);
     struct blk_queue *bq = request->queue;
@@ -137,6 +100,7 @@ static void request_done(struct disk_request *disk, int error)
                    request->type == VIRTIO_BLK_T_DISCARD ||
                    request->type == VIRTIO_BLK_T_WRITE_ZEROES;
 
+    error = blk_fault_done(request, error);
     if (error == 0 && request->range_next < request->range_count) {
         request_issue_range(request);
         return;
@@ -152,16 +116,23 @@ static void request_done(struct disk_request *disk, int error)
     request_finish(request, error == 0 ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
 }
 
-static void request_submit(struct blk_request *request, enum disk_op op)
+void blk_request_issue(struct blk_request *request)
 {
-    request->disk.op = op;
-    request->disk.done = request_done;
-    request->flushing = false;
-    request->queue->in_flight++;
     if (request->range_count > 0) {
         request_issue_range(request);
     } else {
         disk_submit(request->queue->disk, &request->disk);
+    }
+}
+
+static void request_submit(struct blk_request *request, enum disk_op op)
+{
+    request->disk.op = op;
+    request->disk.done = blk_request_done;
+    request->flushing = false;
+    request->queue->in_flight++;
+    if (!blk_fault_takes(request)) {
+        blk_request_issue(request);
     }
 }
 
@@ -337,7 +308,7 @@ static void queue_kicked(struct io_op *op, int result, bool more)
     /* A multishot poll completes at every signal, so the eventfd need not be read. */
     bq->kick_armed = more;
     if (result > 0) {
-        virtio_stat_add(&bq->queue->stats.kicks, 1);
+        virtio_queue_notified(bq->queue);
     }
 }
 
@@ -474,6 +445,7 @@ static void *queue_thread(void *context)
         }
         if (stop) {
             queue_arm_deadline(bq);
+            blk_fault_hurry(bq);
         }
         queue_arm_kick(bq);
         ret = io_ring_turn(&bq->ring, false);
@@ -507,6 +479,7 @@ static void queue_free(struct blk_queue *bq)
         bq->all = request->next_all;
         virtqueue_chain_fini(&request->chain);
         free(request->slice);
+        blk_fault_clear(request);
         free(request);
     }
     free(bq);

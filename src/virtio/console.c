@@ -45,7 +45,7 @@ struct console_port {
     unsigned send; /* SEND_* */
     struct virtqueue_chain rx, tx;
     bool tx_held; /* tx is partly written: the end takes no more for now */
-    uint64_t tx_done;
+    uint64_t tx_done, tx_size;
     uint64_t tx_skip; /* bytes that are out already of the chain that comes next */
 };
 
@@ -75,6 +75,19 @@ static bool multiport(const struct virtio_console *console)
 
 /* ---- Data ----------------------------------------------------------------------------- */
 
+/* How much of what waits may go into the next buffer; a planned fault makes it less. */
+static size_t port_limit(struct console_port *port, struct virtio_queue *queue)
+{
+    struct fault_hits hits;
+
+    if (!char_end_pending(port->end) ||
+        !virtio_queue_draw(queue, UMBRA_FAULT_IN, port->rx.writable_bytes, &hits) ||
+        !fault_hit(&hits, UMBRA_FAULT_SHORT)) {
+        return SIZE_MAX;
+    }
+    return hits.bytes > 0 ? hits.bytes : 1; /* none at all would be no transfer */
+}
+
 /* From the host's end to the guest, as far as there are bytes and buffers. */
 static void port_receive(struct console_port *port)
 {
@@ -86,10 +99,12 @@ static void port_receive(struct console_port *port)
     do {
         while (virtio_queue_pop(queue, &port->rx)) {
             const struct iovec *iov = virtqueue_chain_writable(&port->rx);
-            size_t done = 0;
+            size_t done = 0, limit = port_limit(port, queue);
 
-            for (unsigned i = 0; i < port->rx.writable_count; i++) {
-                size_t got = char_end_read(port->end, iov[i].iov_base, iov[i].iov_len);
+            for (unsigned i = 0; i < port->rx.writable_count && done < limit; i++) {
+                size_t want =
+                    iov[i].iov_len < limit - done ? iov[i].iov_len : limit - done;
+                size_t got = char_end_read(port->end, iov[i].iov_base, want);
 
                 done += got;
                 if (got < iov[i].iov_len) {
@@ -122,6 +137,9 @@ static bool port_write(struct console_port *port)
             continue;
         }
         length -= (size_t)skip;
+        if (length > port->tx_size - port->tx_done) {
+            length = (size_t)(port->tx_size - port->tx_done);
+        }
         taken = char_end_write(port->end, (const char *)iov[i].iov_base + skip, length);
         port->tx_done += taken;
         skip = 0;
@@ -130,6 +148,22 @@ static bool port_write(struct console_port *port)
         }
     }
     return true;
+}
+
+/* A chain was popped: where it stands, and how much of it goes out: all, but for a planned
+ * fault. */
+static void port_begin(struct console_port *port, struct virtio_queue *queue)
+{
+    uint64_t size = port->tx.readable_bytes;
+    struct fault_hits hits;
+
+    port->tx_done = port->tx_skip;
+    port->tx_skip = 0;
+    port->tx_size = size;
+    if (port->tx_done == 0 && virtio_queue_draw(queue, UMBRA_FAULT_OUT, size, &hits) &&
+        fault_hit(&hits, UMBRA_FAULT_SHORT) && hits.bytes < size) {
+        port->tx_size = hits.bytes;
+    }
 }
 
 static void port_transmit(struct console_port *port)
@@ -143,8 +177,7 @@ static void port_transmit(struct console_port *port)
         virtio_queue_disable_kicks(queue);
         while (port->tx_held || virtio_queue_pop(queue, &port->tx)) {
             if (!port->tx_held) {
-                port->tx_done = port->tx_skip;
-                port->tx_skip = 0;
+                port_begin(port, queue);
             }
             port->tx_held = !port_write(port);
             if (port->tx_held) { /* port_ready goes on */
@@ -462,6 +495,7 @@ static const struct virtio_device_facts console_facts = {
     .type = "virtio-console",
     .device_id = VIRTIO_ID_CONSOLE,
     .pci_class = 0x078000, /* communication, other */
+    .faults = FAULT_BIT(UMBRA_FAULT_SHORT),
     .config_size = sizeof(struct virtio_console_config),
     .ops = {
         .reset = console_reset,

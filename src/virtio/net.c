@@ -39,7 +39,7 @@ static struct virtio_net *net_of(struct virtio_device *device)
 
 void net_update_link(struct virtio_net *net)
 {
-    uint16_t status = net->link && !net->lost ? VIRTIO_NET_S_LINK_UP : 0;
+    uint16_t status = net_link_up(net) ? VIRTIO_NET_S_LINK_UP : 0;
 
     if (load_le16(net->device.config + NET_CONFIG_STATUS) != status) {
         store_le16(net->device.config + NET_CONFIG_STATUS, status);
@@ -150,7 +150,7 @@ static void net_kicked(void *context, uint32_t events)
     if (read(queue->kick_fd, &count, sizeof(count)) != (ssize_t)sizeof(count)) {
         return;
     }
-    virtio_stat_add(&queue->stats.kicks, 1);
+    virtio_queue_notified(queue);
     if (!queue->running || !queue->attached) {
         return;
     }
@@ -209,6 +209,7 @@ static void net_reset(struct virtio_device *device)
     for (unsigned i = 0; i < net->pair_count; i++) {
         net->pairs[i].frame_size = 0; /* it was made for another negotiation */
     }
+    net_faults_forget(net);
     net_set_offloads(net, 0);
     net_set_pairs(net, 1);
 }
@@ -261,7 +262,7 @@ static void net_stats(struct virtio_device *device, void *json)
         bad += pair->bad_headers;
     }
     json_object_set_new(json, "backend", json_string(net->backend->ops->type));
-    json_object_set_new(json, "link", json_boolean(net->link && !net->lost));
+    json_object_set_new(json, "link", json_boolean(net_link_up(net)));
     json_object_set_new(json, "pairs", json_integer(net->active_pairs));
     counters_stats(json, "received", &received);
     counters_stats(json, "sent", &sent);
@@ -290,6 +291,7 @@ static void net_destroy(struct virtio_device *device)
         free(pair->frame);
     }
     loop_watch_remove(net->control_watch);
+    net_faults_destroy(net);
     net_backend_destroy(net->backend);
     virtio_device_fini(device);
     virtqueue_chain_fini(&net->control);
@@ -302,6 +304,9 @@ static const struct virtio_device_facts net_facts = {
     .type = "virtio-net",
     .device_id = VIRTIO_ID_NET,
     .pci_class = 0x020000, /* Ethernet */
+    .faults = FAULT_BIT(UMBRA_FAULT_DROP) | FAULT_BIT(UMBRA_FAULT_DUPLICATE) |
+              FAULT_BIT(UMBRA_FAULT_CORRUPT) | FAULT_BIT(UMBRA_FAULT_DELAY) |
+              FAULT_BIT(UMBRA_FAULT_LINK_FLAP),
     .config_size = NET_CONFIG_SIZE,
     .ops = {
         .activate = net_activate,

@@ -32,6 +32,9 @@ struct net_pair {
     bool tx_blocked;                    /* the back end takes no more: wait for POLLOUT */
     struct net_counters received, sent; /* as the guest sees it */
     uint64_t bad_headers;
+    bool twice; /* a planned fault: the frame comes once more */
+    bool again; /* tx did not go: its faults are drawn, in tx_hits */
+    struct fault_hits tx_hits;
 };
 
 struct virtio_net {
@@ -39,13 +42,20 @@ struct virtio_net {
     struct net_backend *backend;
     unsigned pair_count, active_pairs;
     struct net_pair *pairs;
-    uint8_t *scratch;  /* a frame from the guest that must lie in one piece */
-    uint64_t offloads; /* VIRTIO_NET_F_GUEST_* in force */
-    bool link, lost;   /* the user's wish; the back end's end is gone */
+    uint8_t *scratch;          /* a frame from the guest that must lie in one piece */
+    uint64_t offloads;         /* VIRTIO_NET_F_GUEST_* in force */
+    bool link, lost;           /* the user's wish; the back end's end is gone */
+    bool flapped;              /* a planned fault has the link down for a while */
+    struct net_faults *faults; /* frames that are late; NULL until one is */
     struct loop_watch *control_watch;
     struct virtqueue_chain control;
     uint64_t control_errors;
 };
+
+static inline bool net_link_up(const struct virtio_net *net)
+{
+    return net->link && !net->lost && !net->flapped;
+}
 
 static inline struct virtio_queue *net_queue(struct net_pair *pair, bool transmit)
 {
@@ -59,6 +69,23 @@ void net_transmit(struct net_pair *pair);
 void net_release(struct net_pair *pair);
 /* The back end's descriptor is ready. */
 void net_ready(void *context, uint32_t events);
+/* Have the back end's descriptor watched for what the pair waits for. */
+void net_watch(struct net_pair *pair);
+/* Send @iov (its first piece is the header) as the back end's send() does, and count. */
+int net_send(struct net_pair *pair, const struct iovec *iov, unsigned count, size_t size);
+
+/* Planned faults. Of a frame in pair->frame: false when it is not to be delivered now.
+ * *twice: once more, after that. */
+bool net_faults_receive(struct net_pair *pair, bool *twice);
+/* Of the frame in @iov (@count pieces, the header first) of @size bytes: as send(). */
+int net_faults_transmit(struct net_pair *pair, struct iovec *iov, unsigned count,
+                        size_t size);
+/* A frame whose delay is over, into pair->frame; its size, 0: there is none. */
+size_t net_faults_fetch(struct net_pair *pair);
+/* What is late never arrives (the driver is another now). */
+void net_faults_forget(struct virtio_net *net);
+void net_faults_destroy(struct virtio_net *net);
+
 /* The back end is gone, or the user said so: tell the guest. */
 void net_update_link(struct virtio_net *net);
 

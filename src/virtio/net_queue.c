@@ -18,7 +18,7 @@ static bool queue_live(const struct virtio_queue *queue)
 }
 
 /* Wait for what can be used: frames while the driver has buffers, room while blocked. */
-static void pair_watch(struct net_pair *pair)
+void net_watch(struct net_pair *pair)
 {
     struct virtio_net *net = pair->net;
     uint32_t events = pair->tx_blocked ? POLLOUT : 0;
@@ -68,6 +68,7 @@ static void receive_deliver(struct net_pair *pair, struct virtio_queue *queue)
         net_release(pair); /* smaller frames may fit */
         pair->received.dropped++;
         pair->frame_size = 0;
+        pair->twice = false;
         return;
     }
     store_le16(pair->frame + offsetof(struct virtio_net_hdr_v1, num_buffers),
@@ -83,7 +84,11 @@ static void receive_deliver(struct net_pair *pair, struct virtio_queue *queue)
     pair->received.bytes += pair->frame_size - NET_HEADER;
     pair->held = 0;
     pair->held_bytes = 0;
-    pair->frame_size = 0;
+    if (pair->twice) {
+        pair->twice = false;
+    } else {
+        pair->frame_size = 0;
+    }
 }
 
 /* The back end's next frame into pair->frame; false: there is none. */
@@ -91,6 +96,9 @@ static bool receive_fetch(struct net_pair *pair)
 {
     struct virtio_net *net = pair->net;
 
+    if (pair->frame_size == 0 && net->faults != NULL) {
+        pair->frame_size = net_faults_fetch(pair);
+    }
     while (pair->frame_size == 0 && !net->lost) {
         ssize_t got = net->backend->ops->receive(net->backend, pair->index, pair->frame,
                                                  NET_HEADER + NET_FRAME_MAX);
@@ -106,11 +114,14 @@ static bool receive_fetch(struct net_pair *pair)
             net_update_link(net);
             return false;
         }
-        if (got < NET_HEADER + NET_FRAME_MIN || !net->link) {
+        if (got < NET_HEADER + NET_FRAME_MIN || !net->link || net->flapped) {
             pair->received.dropped++;
             continue;
         }
         pair->frame_size = (size_t)got;
+        if (!net_faults_receive(pair, &pair->twice)) {
+            pair->frame_size = 0;
+        }
     }
     return pair->frame_size != 0;
 }
@@ -121,7 +132,7 @@ void net_receive(struct net_pair *pair)
     unsigned budget = NET_BUDGET;
 
     if (!queue_live(queue) || pair->index >= pair->net->active_pairs) {
-        pair_watch(pair);
+        net_watch(pair);
         return;
     }
     pair->starved = false;
@@ -139,7 +150,7 @@ void net_receive(struct net_pair *pair)
     if (budget == 0) {
         virtio_queue_rekick(queue);
     }
-    pair_watch(pair);
+    net_watch(pair);
 }
 
 /* ---- From the guest ------------------------------------------------------------------- */
@@ -207,6 +218,18 @@ static unsigned transmit_gather(struct net_pair *pair, struct iovec *iov)
     return count;
 }
 
+int net_send(struct net_pair *pair, const struct iovec *iov, unsigned count, size_t size)
+{
+    struct net_backend *backend = pair->net->backend;
+    int ret = backend->ops->send(backend, pair->index, iov, count);
+
+    if (ret >= 0) {
+        pair->sent.frames++;
+        pair->sent.bytes += size;
+    }
+    return ret;
+}
+
 /* The popped chain's frame to the back end; as its send(). */
 static int transmit_frame(struct net_pair *pair)
 {
@@ -214,7 +237,6 @@ static int transmit_frame(struct net_pair *pair)
     struct virtio_net_hdr_v1 header;
     struct iovec iov[NET_SEGMENTS];
     uint64_t size = pair->tx.readable_bytes;
-    int ret;
 
     if (size < NET_HEADER + NET_FRAME_MIN || size > NET_HEADER + NET_FRAME_MAX) {
         pair->bad_headers++;
@@ -226,17 +248,11 @@ static int transmit_frame(struct net_pair *pair)
         pair->bad_headers++;
         return -EINVAL;
     }
-    if (!net->link || net->lost || pair->index >= net->active_pairs) {
+    if (!net_link_up(net) || pair->index >= net->active_pairs) {
         return -ENETDOWN;
     }
     iov[0] = (struct iovec){ .iov_base = &header, .iov_len = sizeof(header) };
-    ret = net->backend->ops->send(net->backend, pair->index, iov,
-                                  transmit_gather(pair, iov));
-    if (ret >= 0) {
-        pair->sent.frames++;
-        pair->sent.bytes += size;
-    }
-    return ret;
+    return net_faults_transmit(pair, iov, transmit_gather(pair, iov), size);
 }
 
 void net_transmit(struct net_pair *pair)
@@ -254,6 +270,7 @@ void net_transmit(struct net_pair *pair)
 
             pair->tx_blocked = ret == 1 || ret == -EAGAIN;
             if (ret == -EAGAIN) {
+                pair->again = true;
                 virtio_queue_unpop(queue, &pair->tx);
                 break;
             }
@@ -266,7 +283,7 @@ void net_transmit(struct net_pair *pair)
         }
         virtio_queue_flush(queue);
         if (pair->tx_blocked) {
-            pair_watch(pair);
+            net_watch(pair);
             return;
         }
     } while (budget > 0 && virtio_queue_enable_kicks(queue));

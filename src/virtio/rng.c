@@ -20,11 +20,12 @@ enum {
 struct virtio_rng {
     struct virtio_device device;
     struct virtqueue_chain chain;
-    struct loop_timer *timer; /* rate limit only */
+    struct loop_timer *timer; /* of a rate limit, or a planned delay */
     uint64_t rate;            /* bytes a second, 0: unlimited */
     uint64_t budget;          /* bytes until the period ends */
     uint64_t period_end_ns;
     uint64_t waits; /* for the next period */
+    bool delayed;   /* the next request waits for the timer, by a planned fault */
 };
 
 static struct virtio_rng *rng_of(struct virtio_device *device)
@@ -74,8 +75,32 @@ static uint32_t rng_fill(const struct virtqueue_chain *chain, uint64_t limit)
     return (uint32_t)done;
 }
 
+/* Planned faults of the popped request: false when it has to wait. */
+static bool rng_faults(struct virtio_rng *rng, struct virtio_queue *queue,
+                       uint64_t *budget)
+{
+    struct fault_hits hits;
+
+    if (!virtio_queue_draw(queue, UMBRA_FAULT_IN, rng->chain.writable_bytes, &hits)) {
+        return true;
+    }
+    if (fault_hit(&hits, UMBRA_FAULT_IO_ERROR)) {
+        *budget = 0;
+    } else if (fault_hit(&hits, UMBRA_FAULT_SHORT) && hits.bytes < *budget) {
+        *budget = hits.bytes;
+    }
+    if (fault_hit(&hits, UMBRA_FAULT_DELAY) && rng->timer != NULL) {
+        rng->delayed = true;
+        loop_timer_arm(rng->timer, clock_ns() + hits.delay_ns);
+    }
+    return !rng->delayed;
+}
+
 static void rng_serve(struct virtio_rng *rng, struct virtio_queue *queue)
 {
+    bool again = rng->delayed; /* its faults were drawn already */
+
+    rng->delayed = false;
     do {
         virtio_queue_disable_kicks(queue);
         for (;;) {
@@ -89,6 +114,12 @@ static void rng_serve(struct virtio_rng *rng, struct virtio_queue *queue)
             if (!virtio_queue_pop(queue, &rng->chain)) {
                 break;
             }
+            if (!again && !rng_faults(rng, queue, &budget)) {
+                virtio_queue_unpop(queue, &rng->chain);
+                virtio_queue_flush(queue);
+                return;
+            }
+            again = false;
             done = rng_fill(&rng->chain, budget);
             rng->budget -= rng->rate != 0 ? done : 0;
             virtio_queue_push(queue, &rng->chain, done);
@@ -99,7 +130,9 @@ static void rng_serve(struct virtio_rng *rng, struct virtio_queue *queue)
 
 static void rng_notify(struct virtio_device *device, struct virtio_queue *queue)
 {
-    rng_serve(rng_of(device), queue);
+    if (!rng_of(device)->delayed) {
+        rng_serve(rng_of(device), queue);
+    }
 }
 
 static void rng_timer(void *context)
@@ -116,6 +149,7 @@ static void rng_reset(struct virtio_device *device)
 {
     struct virtio_rng *rng = rng_of(device);
 
+    rng->delayed = false;
     if (rng->timer != NULL) {
         loop_timer_disarm(rng->timer);
     }
@@ -143,6 +177,8 @@ static const struct virtio_device_facts rng_facts = {
     .type = "virtio-rng",
     .device_id = VIRTIO_ID_RNG,
     .pci_class = 0x00ff00, /* unclassified */
+    .faults = FAULT_BIT(UMBRA_FAULT_IO_ERROR) | FAULT_BIT(UMBRA_FAULT_SHORT) |
+              FAULT_BIT(UMBRA_FAULT_DELAY),
     .config_size = 0,
     .ops = {
         .reset = rng_reset,
@@ -170,7 +206,7 @@ int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rat
     if (ret == 0) {
         ret = virtio_device_add_queues(&rng->device, 1, RNG_QUEUE_SIZE);
     }
-    if (ret == 0 && rate != 0) {
+    if (ret == 0 && env->loop != NULL) {
         ret =
             loop_timer_create(env->loop, &rng->device.lock, rng_timer, rng, &rng->timer);
     }

@@ -13,6 +13,7 @@
 #include <linux/virtio_config.h>
 
 #include "base/util.h"
+#include "virtio/virtio_faults.h"
 
 static void queue_defaults(struct virtio_queue *queue)
 {
@@ -63,6 +64,7 @@ int virtio_device_add_queues(struct virtio_device *device, unsigned count, unsig
         queue->index = i;
         queue->max_size = (uint16_t)size;
         queue_defaults(queue);
+        queue->relay_fd = -1;
         queue->kick_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
         if (queue->kick_fd < 0) {
             return -errno;
@@ -79,6 +81,7 @@ void virtio_device_fini(struct virtio_device *device)
     }
     for (unsigned i = 0; i < device->queue_count; i++) {
         virtqueue_stop(&device->queues[i].vq);
+        virtio_queue_relay_close(&device->queues[i]);
         close(device->queues[i].kick_fd);
     }
     free(device->queues);
@@ -105,7 +108,7 @@ void virtio_device_attach(struct virtio_device *device,
 
 static void device_interrupt(struct virtio_device *device, struct virtio_queue *queue)
 {
-    if (device->transport != NULL) {
+    if (device->transport != NULL && !virtio_interrupt_lost(device, queue)) {
         device->transport->interrupt(device->transport_context, queue);
     }
 }
@@ -116,6 +119,8 @@ void virtio_device_fail(struct virtio_device *device, const char *why)
         return;
     }
     atomic_fetch_or(&device->status, VIRTIO_CONFIG_S_NEEDS_RESET);
+    device_tell(device->env, UMBRA_EVENT_STATE, device->id, UMBRA_EVENT_NO_QUEUE,
+                atomic_load(&device->status));
     log_warning(device->env->log,
                 "%s: %s; the device stops until the guest's driver resets it", device->id,
                 why);
@@ -136,6 +141,8 @@ bool virtio_queue_pop(struct virtio_queue *queue, struct virtqueue_chain *chain)
     if (ret == 1) {
         virtio_stat_add(&queue->stats.chains, 1);
         virtio_stat_add(&queue->stats.bytes_in, chain->readable_bytes);
+        device_tell(device->env, UMBRA_EVENT_STARTED, device->id, queue->index,
+                    chain->readable_bytes);
         return true;
     }
     if (ret < 0) {
@@ -153,6 +160,8 @@ void virtio_queue_push(struct virtio_queue *queue, const struct virtqueue_chain 
                        uint32_t written)
 {
     virtio_stat_add(&queue->stats.bytes_out, written);
+    device_tell(queue->device->env, UMBRA_EVENT_DONE, queue->device->id, queue->index,
+                written);
     virtqueue_push(&queue->vq, chain, written);
 }
 
@@ -194,9 +203,13 @@ int virtio_queue_call_fd(struct virtio_queue *queue)
 {
     struct virtio_device *device = queue->device;
 
-    return device->transport == NULL
-               ? -1
-               : device->transport->call_fd(device->transport_context, queue);
+    if (device->transport == NULL) {
+        return -1;
+    }
+    if (virtio_queue_relay_open(queue)) {
+        return queue->relay_fd;
+    }
+    return device->transport->call_fd(device->transport_context, queue);
 }
 
 void virtio_config_changed(struct virtio_device *device)
@@ -216,7 +229,7 @@ static void queue_kicked(void *context, uint32_t events)
 
     (void)events;
     if (read(queue->kick_fd, &count, sizeof(count)) == (ssize_t)sizeof(count)) {
-        virtio_stat_add(&queue->stats.kicks, 1);
+        virtio_queue_notified(queue);
         if (queue->running) {
             queue->device->facts->ops.notify(queue->device, queue);
         }
@@ -308,6 +321,7 @@ static void queue_reset(struct virtio_queue *queue)
     if (queue->device->facts->ops.queue_forget != NULL) {
         queue->device->facts->ops.queue_forget(queue->device, queue);
     }
+    virtio_queue_relay_close(queue);
     queue_defaults(queue);
     while (read(queue->kick_fd, &count, sizeof(count)) < 0 && errno == EINTR) {
     }
@@ -326,6 +340,7 @@ static void reset_locked(struct virtio_device *device)
     device->features = 0;
     atomic_store(&device->failed, false);
     atomic_store(&device->status, 0);
+    device_tell(device->env, UMBRA_EVENT_RESET, device->id, UMBRA_EVENT_NO_QUEUE, 0);
 }
 
 void virtio_device_reset(struct virtio_device *device)
@@ -381,6 +396,7 @@ void virtio_status_write(struct virtio_device *device, uint8_t status)
         now &= ~(uint32_t)VIRTIO_CONFIG_S_DRIVER_OK; /* out of turn (3.1.1) */
     }
     atomic_store(&device->status, now);
+    device_tell(device->env, UMBRA_EVENT_STATE, device->id, UMBRA_EVENT_NO_QUEUE, now);
     if (now & ~old & VIRTIO_CONFIG_S_DRIVER_OK) {
         device_go(device);
     }

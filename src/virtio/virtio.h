@@ -80,6 +80,7 @@ struct virtio_device_facts {
     const char *type;   /* "virtio-blk" */
     uint32_t device_id; /* VIRTIO_ID_* */
     uint32_t pci_class; /* 24 bits */
+    unsigned faults;    /* FAULT_BITs of its requests */
     unsigned config_size;
     struct virtio_device_ops ops;
 };
@@ -107,6 +108,8 @@ struct virtio_queue {
     struct loop_watch *watch;
     struct virtqueue vq;
     struct virtio_queue_stats stats;
+    int relay_fd; /* -1; external back ends signal it while interrupts may be lost */
+    struct loop_watch *relay_watch;
     void *opaque; /* the device's */
 };
 
@@ -171,6 +174,14 @@ void virtio_queue_disable_kicks(struct virtio_queue *queue);
 bool virtio_queue_enable_kicks(struct virtio_queue *queue);
 /* Have the queue looked at again soon, as if the driver had kicked it. */
 void virtio_queue_rekick(struct virtio_queue *queue);
+/* The driver's kick has come: for those who listen themselves, once a wake-up. */
+void virtio_queue_notified(struct virtio_queue *queue);
+/*
+ * One opportunity for planned faults: a request of @size bytes of data. Spurious interrupts
+ * are done by this; true when @hits has something for the device to do.
+ */
+bool virtio_queue_draw(struct virtio_queue *queue, enum umbra_fault_direction direction,
+                       uint64_t size, struct fault_hits *hits);
 /* For external back ends: signalling it interrupts the driver for this queue. */
 int virtio_queue_call_fd(struct virtio_queue *queue);
 
@@ -184,6 +195,8 @@ void virtio_config_changed(struct virtio_device *device);
 /* ---- For transports (transport's device lock held; these take device->lock) ---------
  */
 
+/* The transport's device carries the virtio device's faults. */
+void virtio_device_plan(const struct virtio_device *device, struct device *carrier);
 void virtio_device_attach(struct virtio_device *device,
                           const struct virtio_transport_ops *ops, void *context);
 /* The status register. Writing 0 resets and returns when everything is quiet. */

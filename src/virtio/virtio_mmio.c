@@ -407,6 +407,7 @@ int virtio_mmio_create(const struct device_env *env, unsigned gsi,
                            "virtio-mmio");
     }
     device_init(&mmio->device, &mmio_ops, env, vdev->id);
+    virtio_device_plan(vdev, &mmio->device);
     pthread_mutex_init(&mmio->irq_lock, NULL);
     mmio->vdev = vdev;
     mmio->call_fd = -1;

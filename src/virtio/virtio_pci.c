@@ -479,6 +479,7 @@ int virtio_pci_create(const struct device_env *env, struct virtio_device *vdev,
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "create virtio-pci");
     }
     device_init(&pci->function.device, &pci_device_ops, env, vdev->id);
+    virtio_device_plan(vdev, &pci->function.device);
     pci_function_init(&pci->function, &ids, &pci_ops);
     pci->vdev = vdev;
     pci->intx_fd = -1;

@@ -85,6 +85,17 @@ struct config_console { /* a virtio-console port */
     struct config_serial end;
 };
 
+struct config_fault {
+    unsigned kind; /* enum umbra_fault_kind */
+    char *device;
+    uint64_t seed, skip, one_in, count;
+    unsigned direction; /* enum umbra_fault_direction */
+    uint64_t delay_ms, bytes, address;
+    enum { CONFIG_CLOCK_ALL, CONFIG_CLOCK_RTC, CONFIG_CLOCK_KVM, CONFIG_CLOCK_TSC } clock;
+    uint64_t jump_ms;
+    bool back;
+};
+
 struct umbra_config {
     char *name;
     char *file; /* where it was read from, for messages; NULL for built ones */
@@ -131,6 +142,9 @@ struct umbra_config {
     uint64_t balloon_stats_ms; /* between statistics, 0: when asked */
     uint32_t vsock_cid;        /* 0: none */
     char *vsock_path;
+
+    struct config_fault *faults;
+    size_t fault_count;
 
     uint64_t timeout_ms; /* 0: none */
     enum config_on_reset on_reset;

@@ -4,6 +4,7 @@
 
 #include "base/suggest.h"
 #include "base/util.h"
+#include "devices/faults.h"
 #include "vmm/board.h"
 #include "vmm/config.h"
 
@@ -238,6 +239,68 @@ static const struct config_key vsock_keys[] = {
 };
 static const struct config_table vsock_table = TABLE(vsock_keys);
 
+static const char *const fault_names[] = { "io-error",    "short",      "delay",
+                                           "drop",        "duplicate",  "corrupt",
+                                           "link-flap",   "irq-lost",   "irq-spurious",
+                                           "memory-gone", "clock-jump", NULL };
+static const char *const direction_names[] = { "any", "in", "out", NULL };
+static const char *const clock_names[] = { "all", "rtc", "kvm", "tsc", NULL };
+
+_Static_assert(ARRAY_SIZE(fault_names) == FAULT_KIND_COUNT + 1, "a name for each kind");
+
+static const struct config_key fault_keys[] = {
+    { "fault", NULL, CONFIG_KIND_ENUM, .required = true, IN(config_fault, kind),
+      .names = fault_names, .value = "KIND", .help = "what goes wrong",
+      .example = "io-error" },
+    { "device", NULL, CONFIG_KIND_STRING, .required = true, IN(config_fault, device),
+      .value = "NAME", .help = "where: disk0, net0, rng, consoles, com1, rtc, an id, ...",
+      .example = "disk0" },
+    { "seed", NULL, CONFIG_KIND_UINT, IN(config_fault, seed), .max = INT64_MAX,
+      .value = "N", .help = "the same seed hits the same opportunities",
+      .example = "42" },
+    { "skip", NULL, CONFIG_KIND_UINT, IN(config_fault, skip), .max = INT64_MAX,
+      .value = "N", .help = "this many opportunities pass first", .example = "100" },
+    { "one_in", NULL, CONFIG_KIND_UINT, IN(config_fault, one_in), .min = 1,
+      .max = INT64_MAX, .value = "N", .help = "one opportunity in so many is hit",
+      .example = "10" },
+    { "count", NULL, CONFIG_KIND_UINT, IN(config_fault, count), .max = INT64_MAX,
+      .value = "N", .help = "at most so many times; 0 is without end", .example = "3" },
+    { "direction", NULL, CONFIG_KIND_ENUM, IN(config_fault, direction),
+      .names = direction_names, .value = "any|in|out",
+      .help = "in: reads, received frames; out: writes, sent frames", .example = "in" },
+    { "delay", NULL, CONFIG_KIND_DURATION, IN(config_fault, delay_ms), .max = 3600000,
+      .value = "TIME", .help = "how late; how long the link is down", .example = "20ms" },
+    { "bytes", NULL, CONFIG_KIND_SIZE, IN(config_fault, bytes), .max = UINT64_C(1) << 46,
+      .value = "SIZE",
+      .help = "short: how much moves (by the seed if not given); memory-gone: its size",
+      .example = "512" },
+    { "address", NULL, CONFIG_KIND_SIZE, IN(config_fault, address),
+      .max = UINT64_C(1) << 46, .value = "ADDRESS",
+      .help = "memory-gone: guest-physical, of whole pages", .example = "0x2000000" },
+    { "clock", NULL, CONFIG_KIND_ENUM, IN(config_fault, clock), .names = clock_names,
+      .value = "all|rtc|kvm|tsc", .help = "which clock jumps", .example = "rtc" },
+    { "jump", NULL, CONFIG_KIND_DURATION, IN(config_fault, jump_ms),
+      .max = UINT64_C(3155760000000), .value = "TIME", .help = "how far the clock jumps",
+      .example = "1h" },
+    { "back", NULL, CONFIG_KIND_BOOL, IN(config_fault, back), .value = "on|off",
+      .help = "it jumps back", .example = "on" },
+};
+
+static void fault_init(void *element)
+{
+    struct config_fault *fault = element;
+
+    fault->one_in = 1;
+}
+
+static const struct config_table fault_table = {
+    .keys = fault_keys,
+    .count = ARRAY_SIZE(fault_keys),
+    .element_size = sizeof(struct config_fault),
+    .init = fault_init,
+    .positional = "fault",
+};
+
 /* The order here is the order of --help and the manual. */
 static const struct config_key root_keys[] = {
     { "name", "name", CONFIG_KIND_STRING, ROOT(name), .value = "NAME",
@@ -348,6 +411,10 @@ static const struct config_key root_keys[] = {
       .names = ring_names, .value = "packed|split",
       .help = "ring formats offered: both, or split rings alone", .example = "split" },
 
+    { "faults", "fault", CONFIG_KIND_LIST, ROOT(faults), ROOT_COUNT(fault_count),
+      .max = FAULT_RULES_MAX, .table = &fault_table, .value = "KIND,device=NAME[,...]",
+      .help = "a fault to inject, again at each run with the same seed",
+      .example = "io-error,device=disk0,one_in=10,seed=42" },
     { "timeout", "timeout", CONFIG_KIND_DURATION, ROOT(timeout_ms),
       .max = UINT64_C(1000) * 3600 * 24 * 365, .value = "TIME",
       .help = "end the run after this long (90s, 500ms, 5m, 2h); exit status 124",

@@ -7,20 +7,36 @@
 #include "devices/uart16550.h"
 #include "vmm/vm.h"
 
+static void vm_console_output(void *context, const void *bytes, size_t length)
+{
+    struct vm_output *output = context;
+    struct callback_frame frame;
+
+    callback_enter(&frame, output->vm);
+    output->fn(output->context, bytes, length);
+    callback_leave(&frame);
+}
+
 int umbra_console_set_output(struct umbra_vm *vm, unsigned port, umbra_console_fn fn,
                              void *context)
 {
     if (port >= vm->config->serial_count || vm_state(vm) != VM_CREATED) {
         return -EINVAL;
     }
-    vm->machine.consoles[port].output_context = context;
-    vm->machine.consoles[port].output = fn;
+    vm->outputs[port] = (struct vm_output){ .vm = vm, .fn = fn, .context = context };
+    vm->machine.consoles[port].output_context = &vm->outputs[port];
+    vm->machine.consoles[port].output = fn != NULL ? vm_console_output : NULL;
     return 0;
 }
 
 int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
                        size_t length)
 {
+    int ret = callback_refuse(vm, "umbra_console_send", NULL);
+
+    if (ret != 0) {
+        return ret;
+    }
     if (port >= vm->config->serial_count) {
         return -EINVAL;
     }
@@ -34,8 +50,11 @@ int umbra_console_expect(struct umbra_vm *vm, unsigned port, const char *pattern
     uint64_t deadline =
         clock_ns() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000u;
     char tail[1024];
-    int ret;
+    int ret = callback_refuse(vm, "umbra_console_expect", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     if (port >= vm->config->serial_count) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_console_expect: serial port %u of %u", port,

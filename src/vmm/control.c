@@ -443,9 +443,11 @@ void control_close(struct umbra_vm *vm)
 int umbra_control_listen(struct umbra_vm *vm, const char *path, struct umbra_error *error)
 {
     struct control *control;
-    int ret;
+    int ret = vm_enter(vm, "umbra_control_listen", error);
 
-    pthread_mutex_lock(&vm->control);
+    if (ret != 0) {
+        return ret;
+    }
     if (vm->control_socket != NULL) {
         ret = error_set(error, UMBRA_ERROR_STATE, EBUSY,
                         "the VM has a control socket already");

@@ -270,9 +270,12 @@ static int core_write_all(struct core *core)
 int umbra_vm_write_core(struct umbra_vm *vm, const char *path, struct umbra_error *error)
 {
     struct core core = { .vm = vm };
+    int ret = callback_refuse(vm, "umbra_vm_write_core", error);
     bool running;
-    int ret;
 
+    if (ret != 0) {
+        return ret;
+    }
     core.fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (core.fd < 0) {
         return error_errno(

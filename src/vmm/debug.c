@@ -165,7 +165,11 @@ static int debug_insert(struct umbra_vm *vm, struct debug_breakpoint *breakpoint
 
 static int debug_begin(struct umbra_vm *vm, struct umbra_error *error)
 {
-    pthread_mutex_lock(&vm->control);
+    int ret = vm_enter(vm, "breakpoints", error);
+
+    if (ret != 0) {
+        return ret;
+    }
     if (vm_state(vm) != VM_RUNNING) {
         return 0;
     }
@@ -313,7 +317,10 @@ int umbra_vm_step(struct umbra_vm *vm, unsigned index, struct umbra_stop *stop,
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL, "umbra_vm_step: vCPU %u of %u",
                          index, vm->machine.vcpus->options.count);
     }
-    pthread_mutex_lock(&vm->control);
+    ret = vm_enter(vm, "umbra_vm_step", error);
+    if (ret != 0) {
+        return ret;
+    }
     if (vm_state(vm) != VM_PAUSED) {
         ret = error_set(error, UMBRA_ERROR_STATE, EBUSY,
                         "umbra_vm_step: the VM is not paused");
@@ -358,8 +365,11 @@ int umbra_vm_wait_stop(struct umbra_vm *vm, int64_t timeout_ms, struct umbra_sto
     const struct timespec deadline = { .tv_sec = (time_t)(until / 1000000000u),
                                        .tv_nsec = (long)(until % 1000000000u) };
     struct umbra_stop hit = { 0 };
-    int ret = 0;
+    int ret = callback_refuse(vm, "umbra_vm_wait_stop", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     pthread_mutex_lock(&vm->lock);
     while (vm->state == VM_RUNNING && ret == 0) {
         ret = timeout_ms < 0 ? pthread_cond_wait(&vm->changed, &vm->lock)

@@ -291,9 +291,11 @@ void gdb_destroy(struct gdb *gdb)
 int umbra_gdb_listen(struct umbra_vm *vm, const char *address, struct umbra_error *error)
 {
     struct gdb *gdb;
-    int ret;
+    int ret = vm_enter(vm, "umbra_gdb_listen", error);
 
-    pthread_mutex_lock(&vm->control);
+    if (ret != 0) {
+        return ret;
+    }
     if (vm->gdb != NULL) {
         ret = error_set(error, UMBRA_ERROR_STATE, EBUSY, "gdb is listened for already");
     } else {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,9 +60,12 @@ bool hooks_access(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
         .value = *value,
     };
     enum umbra_hook_verdict verdict;
+    struct callback_frame frame;
 
     pthread_rwlock_rdlock(&vm->hooks.lock);
+    callback_enter(&frame, vm);
     verdict = hooks_ask(&vm->hooks, &access);
+    callback_leave(&frame);
     pthread_rwlock_unlock(&vm->hooks.lock);
     *value = access.value;
     *fault = verdict == UMBRA_HOOK_FAULT;
@@ -131,7 +135,10 @@ int umbra_hook_add(struct umbra_vm *vm, unsigned kinds, uint64_t base, uint64_t 
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_hook_add: kinds, length and fn must be given");
     }
-    pthread_mutex_lock(&vm->control);
+    ret = vm_enter(vm, "umbra_hook_add", error);
+    if (ret != 0) {
+        return ret;
+    }
     if ((kinds & MSR_KINDS) && vm_state(vm) == VM_RUNNING) {
         ret = error_set(error, UMBRA_ERROR_STATE, EBUSY,
                         "umbra_hook_add: pause the VM to hook MSRs");
@@ -142,19 +149,16 @@ int umbra_hook_add(struct umbra_vm *vm, unsigned kinds, uint64_t base, uint64_t 
     return ret;
 }
 
-int umbra_hook_remove(struct umbra_vm *vm, uint32_t id, struct umbra_error *error)
+static bool hook_take_away(struct umbra_vm *vm, uint32_t id)
 {
     struct hooks *hooks = &vm->hooks;
     unsigned at = 0;
 
-    pthread_rwlock_wrlock(&hooks->lock);
     while (at < hooks->count && hooks->list[at].id != id) {
         at++;
     }
     if (at == hooks->count) {
-        pthread_rwlock_unlock(&hooks->lock);
-        return error_set(error, UMBRA_ERROR_USAGE, ENOENT,
-                         "umbra_hook_remove: there is no hook %" PRIu32, id);
+        return false;
     }
     hooks->count--;
     memmove(&hooks->list[at], &hooks->list[at + 1],
@@ -162,8 +166,129 @@ int umbra_hook_remove(struct umbra_vm *vm, uint32_t id, struct umbra_error *erro
     /* The MSR filter keeps what it had until the next change: such exits simply pass. */
     atomic_store_explicit(&vm->machine.vcpus->hooked, hooks->count > 0,
                           memory_order_release); /* pairs with vcpu_hook() */
+    return true;
+}
+
+/* What is wanted now; the caller holds the lock for writing. */
+static void hooks_count_events(struct umbra_vm *vm)
+{
+    unsigned wanted = 0;
+
+    for (unsigned i = 0; i < vm->hooks.event_count; i++) {
+        wanted |= vm->hooks.events[i].kinds;
+    }
+    atomic_store_explicit(&vm->machine.observer.wanted, wanted,
+                          memory_order_release); /* pairs with device_tell() */
+}
+
+static bool event_hook_take_away(struct umbra_vm *vm, uint32_t id)
+{
+    struct hooks *hooks = &vm->hooks;
+    unsigned at = 0;
+
+    while (at < hooks->event_count && hooks->events[at].id != id) {
+        at++;
+    }
+    if (at == hooks->event_count) {
+        return false;
+    }
+    hooks->event_count--;
+    memmove(&hooks->events[at], &hooks->events[at + 1],
+            (hooks->event_count - at) * sizeof(hooks->events[0]));
+    hooks_count_events(vm);
+    return true;
+}
+
+int umbra_hook_remove(struct umbra_vm *vm, uint32_t id, struct umbra_error *error)
+{
+    int ret = callback_refuse(vm, "umbra_hook_remove", error);
+    bool found;
+
+    if (ret != 0) {
+        return ret;
+    }
+    pthread_rwlock_wrlock(&vm->hooks.lock);
+    found = hook_take_away(vm, id) || event_hook_take_away(vm, id);
+    pthread_rwlock_unlock(&vm->hooks.lock);
+    return found ? 0
+                 : error_set(error, UMBRA_ERROR_USAGE, ENOENT,
+                             "umbra_hook_remove: there is no hook %" PRIu32, id);
+}
+
+/* ---- Events ---------------------------------------------------------------------------- */
+
+void hooks_observe(void *context, const struct umbra_event *event)
+{
+    struct umbra_vm *vm = context;
+    struct callback_frame frame;
+
+    pthread_rwlock_rdlock(&vm->hooks.lock);
+    callback_enter(&frame, vm);
+    for (unsigned i = 0; i < vm->hooks.event_count; i++) {
+        const struct event_hook *hook = &vm->hooks.events[i];
+
+        if ((hook->kinds & event->kind) != 0 &&
+            (hook->device[0] == '\0' || strcmp(hook->device, event->device) == 0)) {
+            hook->fn(hook->context, event);
+        }
+    }
+    callback_leave(&frame);
+    pthread_rwlock_unlock(&vm->hooks.lock);
+}
+
+void hooks_fault(void *context, const struct umbra_fault_event *event)
+{
+    struct umbra_vm *vm = context;
+
+    device_tell(&vm->machine.env, UMBRA_EVENT_FAULT, event->device, UMBRA_EVENT_NO_QUEUE,
+                event->kind);
+}
+
+static int event_hook_insert(struct umbra_vm *vm, const struct event_hook *hook,
+                             uint32_t *id, struct umbra_error *error)
+{
+    struct hooks *hooks = &vm->hooks;
+    int ret = 0;
+
+    pthread_rwlock_wrlock(&hooks->lock);
+    if (hooks->event_count == HOOKS_MAX) {
+        ret = error_set(error, UMBRA_ERROR_USAGE, ENOSPC,
+                        "umbra_event_hook_add: %d hooks at most", HOOKS_MAX);
+    } else {
+        hooks->events[hooks->event_count] = *hook;
+        hooks->events[hooks->event_count].id = ++hooks->next_id;
+        *id = hooks->next_id;
+        hooks->event_count++;
+        hooks_count_events(vm);
+    }
     pthread_rwlock_unlock(&hooks->lock);
-    return 0;
+    return ret;
+}
+
+int umbra_event_hook_add(struct umbra_vm *vm, unsigned kinds, const char *device,
+                         umbra_event_fn fn, void *context, uint32_t *id,
+                         struct umbra_error *error)
+{
+    struct event_hook hook = { .kinds = kinds, .fn = fn, .context = context };
+    int ret;
+
+    if (kinds == 0 || fn == NULL || id == NULL) {
+        return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
+                         "umbra_event_hook_add: kinds, fn and hook must be given");
+    }
+    ret = vm_enter(vm, "umbra_event_hook_add", error);
+    if (ret != 0) {
+        return ret;
+    }
+    if (device != NULL && machine_device(&vm->machine, device) == NULL) {
+        ret = error_set(error, UMBRA_ERROR_USAGE, ENODEV,
+                        "umbra_event_hook_add: there is no device \"%.60s\"", device);
+    } else {
+        snprintf(hook.device, sizeof(hook.device), "%s", device != NULL ? device : "");
+        ret = event_hook_insert(vm, &hook, id, error);
+    }
+    vm_leave(vm);
+    return ret;
 }
 
 /* ---- Devices ---------------------------------------------------------------------------- */
@@ -171,6 +296,7 @@ int umbra_hook_remove(struct umbra_vm *vm, uint32_t id, struct umbra_error *erro
 struct embedder_device {
     struct device device;
     struct umbra_device callbacks;
+    struct umbra_vm *vm;
 };
 
 static uint64_t embedder_read(struct device *device, unsigned region, uint64_t offset,
@@ -178,10 +304,16 @@ static uint64_t embedder_read(struct device *device, unsigned region, uint64_t o
 {
     const struct embedder_device *embedder = (const struct embedder_device *)device;
 
+    struct callback_frame frame;
+    uint64_t value = UINT64_MAX;
+
     (void)region;
-    return embedder->callbacks.read != NULL
-               ? embedder->callbacks.read(embedder->callbacks.context, offset, size)
-               : UINT64_MAX;
+    if (embedder->callbacks.read != NULL) {
+        callback_enter(&frame, embedder->vm);
+        value = embedder->callbacks.read(embedder->callbacks.context, offset, size);
+        callback_leave(&frame);
+    }
+    return value;
 }
 
 static void embedder_write(struct device *device, unsigned region, uint64_t offset,
@@ -189,27 +321,37 @@ static void embedder_write(struct device *device, unsigned region, uint64_t offs
 {
     const struct embedder_device *embedder = (const struct embedder_device *)device;
 
+    struct callback_frame frame;
+
     (void)region;
     if (embedder->callbacks.write != NULL) {
+        callback_enter(&frame, embedder->vm);
         embedder->callbacks.write(embedder->callbacks.context, offset, size, value);
+        callback_leave(&frame);
     }
 }
 
 static void embedder_reset(struct device *device)
 {
     const struct embedder_device *embedder = (const struct embedder_device *)device;
+    struct callback_frame frame;
 
     if (embedder->callbacks.reset != NULL) {
+        callback_enter(&frame, embedder->vm);
         embedder->callbacks.reset(embedder->callbacks.context);
+        callback_leave(&frame);
     }
 }
 
 static void embedder_destroy(struct device *device)
 {
     const struct embedder_device *embedder = (const struct embedder_device *)device;
+    struct callback_frame frame;
 
     if (embedder->callbacks.destroy != NULL) {
+        callback_enter(&frame, embedder->vm);
         embedder->callbacks.destroy(embedder->callbacks.context);
+        callback_leave(&frame);
     }
     device_fini(device);
     free(device);
@@ -243,13 +385,18 @@ int umbra_device_add(struct umbra_vm *vm, const struct umbra_device *callbacks,
     if (embedder == NULL) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "umbra_device_add");
     }
-    pthread_mutex_lock(&vm->control);
+    ret = vm_enter(vm, "umbra_device_add", error);
+    if (ret != 0) {
+        free(embedder);
+        return ret;
+    }
     if (vm_state(vm) != VM_CREATED) {
         free(embedder);
         ret = error_set(error, UMBRA_ERROR_STATE, EBUSY,
                         "umbra_device_add: devices are added before umbra_vm_start()");
     } else {
         embedder->callbacks = *callbacks;
+        embedder->vm = vm;
         device_init(&embedder->device, &embedder_ops, &vm->machine.env, callbacks->name);
         ret = machine_place(&vm->machine, &embedder->device, &place, error);
     }

@@ -39,7 +39,9 @@ int umbra_memory_write(struct umbra_vm *vm, uint64_t address, const void *buffer
 static struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
                                   struct umbra_error *error)
 {
-    pthread_mutex_lock(&vm->control);
+    if (vm_enter(vm, call, error) != 0) {
+        return NULL;
+    }
     if (index >= vm->machine.vcpus->options.count) {
         error_set(error, UMBRA_ERROR_USAGE, EINVAL, "%s: vCPU %u of %u", call, index,
                   vm->machine.vcpus->options.count);
@@ -333,9 +335,9 @@ int umbra_inject_irq(struct umbra_vm *vm, unsigned gsi, bool level,
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_inject_irq: pin %u of %d", gsi, IRQ_GSI_COUNT);
     }
-    pthread_mutex_lock(&vm->control);
+    pthread_mutex_lock(&vm->inject_lock);
     irq_line_set(&vm->injected[gsi], level);
-    pthread_mutex_unlock(&vm->control);
+    pthread_mutex_unlock(&vm->inject_lock);
     return 0;
 }
 
@@ -361,7 +363,10 @@ int umbra_inject_nmi(struct umbra_vm *vm, unsigned vcpu, struct umbra_error *err
                          vm->machine.vcpus->options.count);
     }
     /* KVM_NMI waits for KVM_RUN to return: have it do so. */
-    pthread_mutex_lock(&vm->control);
+    ret = vm_enter(vm, "umbra_inject_nmi", error);
+    if (ret != 0) {
+        return ret;
+    }
     running = vm_state(vm) == VM_RUNNING;
     if (running) {
         vcpu_set_pause(vm->machine.vcpus);

@@ -115,6 +115,10 @@ static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
             end->kind = UMBRA_OUTCOME_NONE;
             return true;
         }
+        if (vm_faults_due(vm)) {
+            end->kind = UMBRA_OUTCOME_NONE;
+            return true;
+        }
         if (live && vm->deadline_ns != 0 && clock_ns() >= vm->deadline_ns) {
             vm->pending =
                 (struct vm_end){ .kind = UMBRA_OUTCOME_DEADLINE, .vcpu = UINT32_MAX };
@@ -142,8 +146,12 @@ static void *vm_keeper(void *context)
     pthread_setname_np(pthread_self(), "keeper");
     pthread_mutex_lock(&vm->lock);
     while (vm_keeper_wait(vm, &end)) {
+        bool faults = end.kind == UMBRA_OUTCOME_NONE && vm_faults_due(vm);
+
         pthread_mutex_unlock(&vm->lock);
-        if (end.kind == UMBRA_OUTCOME_NONE) {
+        if (faults) {
+            vm_faults_apply(vm);
+        } else if (end.kind == UMBRA_OUTCOME_NONE) {
             vm_handle_stop(vm);
         } else {
             vm_handle_end(vm, &end);

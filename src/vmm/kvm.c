@@ -412,6 +412,71 @@ int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
     return 0;
 }
 
+/* Slots for the parts of regions with holes, behind those of whole regions. */
+enum { KVM_PIECE_SLOTS = 1024 };
+
+static int kvm_set_piece(struct kvm *kvm, unsigned slot,
+                         const struct guest_region *region,
+                         const struct guest_piece *piece)
+{
+    struct kvm_userspace_memory_region memory = {
+        .slot = slot,
+        .flags = region->kind == GUEST_REGION_ROM ? KVM_MEM_READONLY : 0,
+        .guest_phys_addr = piece->base,
+        .memory_size = piece->size,
+        .userspace_addr = (uintptr_t)region->host + (piece->base - region->base),
+    };
+
+    return ioctl(kvm->vm_fd, KVM_SET_USER_MEMORY_REGION, &memory) < 0 ? -errno : 0;
+}
+
+static int kvm_remap_region(struct kvm *kvm, const struct guest_mem *mem,
+                            const struct guest_region *region)
+{
+    struct guest_piece pieces[GUEST_MEM_MAX_HOLES + 1];
+    const struct guest_piece none = { .base = region->base };
+    unsigned first = KVM_PIECE_SLOTS + region->slot * (GUEST_MEM_MAX_HOLES + 1);
+    unsigned count = guest_mem_pieces(mem, region, pieces);
+    bool whole = count == 1 && pieces[0].size == region->size;
+    int ret = 0;
+
+    /* Of slots that are not there KVM says EINVAL: that is fine. */
+    kvm_set_piece(kvm, region->slot, region, &none);
+    for (unsigned i = 0; i <= GUEST_MEM_MAX_HOLES; i++) {
+        kvm_set_piece(kvm, first + i, region, &none);
+    }
+    for (unsigned i = 0; ret == 0 && i < count; i++) {
+        ret = kvm_set_piece(kvm, whole ? region->slot : first + i, region, &pieces[i]);
+    }
+    return ret;
+}
+
+int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem)
+{
+    const struct guest_region *regions;
+    size_t count;
+    int ret = 0;
+
+    regions = guest_mem_regions(mem, &count);
+    for (size_t i = 0; ret == 0 && i < count; i++) {
+        if (regions[i].kind == GUEST_REGION_RAM) {
+            ret = kvm_remap_region(kvm, mem, &regions[i]);
+        }
+    }
+    return ret;
+}
+
+int kvm_clock_jump(struct kvm *kvm, int64_t ns)
+{
+    struct kvm_clock_data clock = { 0 };
+
+    if (ioctl(kvm->vm_fd, KVM_GET_CLOCK, &clock) < 0) {
+        return -errno;
+    }
+    clock = (struct kvm_clock_data){ .clock = clock.clock + (uint64_t)ns };
+    return ioctl(kvm->vm_fd, KVM_SET_CLOCK, &clock) < 0 ? -errno : 0;
+}
+
 int kvm_doorbell(void *context, bool mmio, uint64_t address, unsigned length, bool match,
                  uint64_t value, int fd, bool add)
 {

@@ -60,6 +60,13 @@ bool kvm_has_nested_paging(void);
 int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
                    struct umbra_error *error);
 
+/* Bring the memslots of every region in line with what of @mem is hidden. The VM stands
+ * still, and the dirty log is off. 0 or -errno. */
+int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem);
+
+/* Have kvm-clock jump by @ns. 0 or -errno. */
+int kvm_clock_jump(struct kvm *kvm, int64_t ns);
+
 /* device_env.doorbell: context is the struct kvm. */
 int kvm_doorbell(void *context, bool mmio, uint64_t address, unsigned length, bool match,
                  uint64_t value, int fd, bool add);

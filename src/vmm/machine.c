@@ -13,6 +13,7 @@
 #include "vcpu/x86_64/cpu_model.h"
 #include "vcpu/x86_64/state.h"
 #include "vmm/adapt.h"
+#include "vmm/faults.h"
 #include "vmm/guest/demo_image.h"
 
 /* ---- Processors and memory ------------------------------------------------------------ */
@@ -117,6 +118,9 @@ static int machine_create_memory(struct machine *machine, struct umbra_error *er
 static int machine_create_io(struct machine *machine, const struct machine_events *events,
                              struct umbra_error *error)
 {
+    const struct faults_options faults = { .act = events->fault_act,
+                                           .fired = events->fault_fired,
+                                           .context = events->context };
     int ret;
 
     for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
@@ -135,6 +139,12 @@ static int machine_create_io(struct machine *machine, const struct machine_event
     if (ret < 0) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot create the buses");
     }
+    ret = faults_create(&faults, &machine->faults);
+    if (ret < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot plan faults");
+    }
+    machine->observer.tell = events->observe;
+    machine->observer.context = events->context;
     machine->env = (struct device_env){
         .mem = machine->mem,
         .irqs = &machine->kvm.irqs,
@@ -144,6 +154,8 @@ static int machine_create_io(struct machine *machine, const struct machine_event
         .event_context = events->context,
         .doorbell = kvm_doorbell,
         .doorbell_context = &machine->kvm,
+        .faults = machine->faults,
+        .observer = &machine->observer,
     };
     return machine_create_devices(machine, error);
 }
@@ -255,6 +267,9 @@ int machine_create(struct machine *machine, const struct umbra_config *config,
         machine->probe = probe;
         ret = machine_load(machine, error);
     }
+    if (ret == 0) {
+        ret = machine_plan_faults(machine, error);
+    }
     if (ret < 0) {
         machine_destroy(machine);
     }
@@ -331,7 +346,7 @@ int machine_reset(struct machine *machine, struct umbra_error *error)
 {
     const struct guest_region *regions;
     size_t count;
-    int ret = 0;
+    int ret = machine_show_memory(machine);
 
     regions = guest_mem_regions(machine->mem, &count);
     for (size_t i = 0; ret == 0 && i < count; i++) {
@@ -344,13 +359,7 @@ int machine_reset(struct machine *machine, struct umbra_error *error)
         return error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "cannot reset the machine");
     }
     for (unsigned i = 0; i < machine->device_count; i++) {
-        struct device *device = machine->devices[i];
-
-        if (device->ops->reset != NULL) {
-            pthread_mutex_lock(&device->lock);
-            device->ops->reset(device);
-            pthread_mutex_unlock(&device->lock);
-        }
+        device_reset(machine->devices[i]);
     }
     device_reset(pci_host_device(machine->pci));
     ret = machine_assign_bars(machine, error);
@@ -426,6 +435,7 @@ void machine_destroy(struct machine *machine)
     if (machine->has_kvm) {
         kvm_close(&machine->kvm);
     }
+    faults_destroy(machine->faults);
     cpu_model_destroy(machine->model);
     guest_mem_destroy(machine->mem);
     free(machine->append);

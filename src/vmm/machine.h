@@ -34,6 +34,9 @@ struct machine_events {
     bool (*vcpu_int3)(void *context, struct vcpu *vcpu, uint64_t pc);
     bool (*hook)(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
                  uint64_t address, unsigned size, uint64_t *value, bool *fault);
+    void (*observe)(void *context, const struct umbra_event *event);
+    void (*fault_act)(void *context, const struct fault_action *action);
+    void (*fault_fired)(void *context, const struct umbra_fault_event *event);
     int (*dirty_ring_full)(void *context);
     void (*ioapic_eoi)(void *context, unsigned vector);
     void (*console_panicked)(void *context);
@@ -51,6 +54,8 @@ struct machine {
     struct loop *loop;
     struct bus *pio, *mmio;
     struct device_env env;
+    struct faults *faults;
+    struct device_observer observer;
     struct pci_host *pci;
     struct device *devices[MACHINE_MAX_DEVICES]; /* owned, in order of creation */
     unsigned device_count;

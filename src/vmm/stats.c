@@ -122,10 +122,15 @@ static json_t *stats_devices(struct machine *machine)
 
 char *umbra_vm_stats_json(struct umbra_vm *vm)
 {
-    json_t *json = json_object(), *vcpus = json_array();
     double tick_ns = stats_tick_ns(vm);
+    json_t *json, *vcpus;
     char *text;
 
+    if (callback_inside(vm)) {
+        return NULL; /* a device is locked */
+    }
+    json = json_object();
+    vcpus = json_array();
     json_object_set_new(json, "name",
                         json_string(vm->config->name != NULL ? vm->config->name : ""));
     json_object_set_new(json, "memory", json_integer((json_int_t)vm->config->memory));
@@ -134,6 +139,7 @@ char *umbra_vm_stats_json(struct umbra_vm *vm)
     }
     json_object_set_new(json, "vcpus", vcpus);
     json_object_set_new(json, "devices", stats_devices(&vm->machine));
+    faults_stats(vm->machine.faults, json);
     text = json_dumps(json, JSON_INDENT(2));
     json_decref(json);
     return text;

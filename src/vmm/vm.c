@@ -166,6 +166,9 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
         .vcpu_debug = debug_hit,
         .vcpu_int3 = debug_int3,
         .hook = hooks_access,
+        .observe = hooks_observe,
+        .fault_act = vm_fault_act,
+        .fault_fired = hooks_fault,
         .ioapic_eoi = vm_ioapic_eoi,
         .console_panicked = vm_console_panicked,
     };
@@ -185,6 +188,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     pthread_mutex_init(&vm->control, NULL);
     hooks_init(&vm->hooks);
     pthread_mutex_init(&vm->lock, NULL);
+    pthread_mutex_init(&vm->inject_lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
     pthread_cond_init(&vm->changed, &attributes);
@@ -216,6 +220,21 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
 fail:
     umbra_vm_destroy(vm);
     return ret;
+}
+
+int vm_enter(struct umbra_vm *vm, const char *call, struct umbra_error *error)
+{
+    int ret = callback_refuse(vm, call, error);
+
+    if (ret == 0) {
+        pthread_mutex_lock(&vm->control);
+    }
+    return ret;
+}
+
+void vm_leave(struct umbra_vm *vm)
+{
+    pthread_mutex_unlock(&vm->control);
 }
 
 static int vm_wrong_state(enum vm_state state, const char *call,
@@ -271,9 +290,11 @@ int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error)
 {
     int ret;
 
-    pthread_mutex_lock(&vm->control);
-    ret = vm_start_held(vm, VM_PAUSED, "start", error);
-    pthread_mutex_unlock(&vm->control);
+    ret = vm_enter(vm, "umbra_vm_start", error);
+    if (ret == 0) {
+        ret = vm_start_held(vm, VM_PAUSED, "umbra_vm_start", error);
+        vm_leave(vm);
+    }
     return ret;
 }
 
@@ -284,12 +305,15 @@ int umbra_vm_start(struct umbra_vm *vm, struct umbra_error *error)
     if (vm->config->gdb_wait) {
         return vm_start_paused(vm, error);
     }
-    pthread_mutex_lock(&vm->control);
+    ret = vm_enter(vm, "umbra_vm_start", error);
+    if (ret != 0) {
+        return ret;
+    }
     ret = vm_start_held(vm, VM_RUNNING, "umbra_vm_start", error);
     if (ret == 0) {
         ret = vm_release(vm, error);
     }
-    pthread_mutex_unlock(&vm->control);
+    vm_leave(vm);
     return ret;
 }
 
@@ -310,8 +334,11 @@ int umbra_vm_wait(struct umbra_vm *vm, int64_t timeout_ms, struct umbra_outcome 
     uint64_t until = clock_ns() + (uint64_t)timeout_ms * 1000000u;
     const struct timespec deadline = { .tv_sec = (time_t)(until / 1000000000u),
                                        .tv_nsec = (long)(until % 1000000000u) };
-    int ret = 0;
+    int ret = callback_refuse(vm, "umbra_vm_wait", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     pthread_mutex_lock(&vm->lock);
     if (vm->state == VM_CREATED) {
         ret = vm_wrong_state(vm->state, "umbra_vm_wait", error);
@@ -341,10 +368,12 @@ int umbra_vm_event_fd(struct umbra_vm *vm)
 
 int umbra_vm_pause(struct umbra_vm *vm, struct umbra_error *error)
 {
+    int ret = vm_enter(vm, "umbra_vm_pause", error);
     enum vm_state state;
-    int ret = 0;
 
-    pthread_mutex_lock(&vm->control);
+    if (ret != 0) {
+        return ret;
+    }
     state = vm_state(vm);
     if (state == VM_RUNNING) {
         vm_hold(vm);
@@ -352,16 +381,18 @@ int umbra_vm_pause(struct umbra_vm *vm, struct umbra_error *error)
     } else if (state != VM_PAUSED) {
         ret = vm_wrong_state(state, "umbra_vm_pause", error);
     }
-    pthread_mutex_unlock(&vm->control);
+    vm_leave(vm);
     return ret;
 }
 
 int umbra_vm_resume(struct umbra_vm *vm, struct umbra_error *error)
 {
+    int ret = vm_enter(vm, "umbra_vm_resume", error);
     enum vm_state state;
-    int ret = 0;
 
-    pthread_mutex_lock(&vm->control);
+    if (ret != 0) {
+        return ret;
+    }
     state = vm_state(vm);
     if (state == VM_PAUSED) {
         ret = debug_step_over(vm, error);
@@ -372,14 +403,18 @@ int umbra_vm_resume(struct umbra_vm *vm, struct umbra_error *error)
     } else if (state != VM_RUNNING) {
         ret = vm_wrong_state(state, "umbra_vm_resume", error);
     }
-    pthread_mutex_unlock(&vm->control);
+    vm_leave(vm);
     return ret;
 }
 
 int umbra_vm_power_button(struct umbra_vm *vm, struct umbra_error *error)
 {
     enum vm_state state = vm_state(vm);
+    int ret = callback_refuse(vm, "umbra_vm_power_button", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     if (state != VM_RUNNING && state != VM_PAUSED) {
         return vm_wrong_state(state, "umbra_vm_power_button", error);
     }
@@ -409,19 +444,23 @@ int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error)
 {
     enum vm_state state;
     uint64_t drained;
-    int ret;
+    int ret = vm_enter(vm, "umbra_vm_reset", error);
 
-    pthread_mutex_lock(&vm->control);
+    if (ret != 0) {
+        return ret;
+    }
     state = vm_state(vm);
     if (state == VM_CREATED) {
-        pthread_mutex_unlock(&vm->control);
+        vm_leave(vm);
         return 0;
     }
     vm_hold(vm);
+    faults_restart(vm->machine.faults);
     ret = machine_reset(&vm->machine, error);
     if (ret == 0) {
         pthread_mutex_lock(&vm->lock);
         vm->pending.kind = UMBRA_OUTCOME_NONE;
+        vm->action_count = 0;
         vm->state = state == VM_RUNNING ? VM_RUNNING : VM_CREATED;
         pthread_mutex_unlock(&vm->lock);
         if (read(vm->event_fd, &drained, sizeof(drained)) < 0 && errno != EAGAIN) {
@@ -432,7 +471,7 @@ int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error)
             ret = vm_release(vm, error);
         }
     }
-    pthread_mutex_unlock(&vm->control);
+    vm_leave(vm);
     return ret;
 }
 
@@ -441,6 +480,11 @@ void umbra_vm_destroy(struct umbra_vm *vm)
     struct gdb *gdb;
 
     if (vm == NULL) {
+        return;
+    }
+    if (callback_inside(vm)) {
+        log_error(vm->machine.log, "umbra_vm_destroy: not from inside a callback of this "
+                                   "VM: it is still there");
         return;
     }
     pthread_mutex_lock(&vm->lock);
@@ -468,6 +512,7 @@ void umbra_vm_destroy(struct umbra_vm *vm)
     }
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
+    pthread_mutex_destroy(&vm->inject_lock);
     hooks_fini(&vm->hooks);
     pthread_mutex_destroy(&vm->control);
     free(vm);
@@ -476,6 +521,11 @@ void umbra_vm_destroy(struct umbra_vm *vm)
 int umbra_vm_dirty_pages(struct umbra_vm *vm, umbra_page_fn fn, void *context,
                          struct umbra_error *error)
 {
+    int ret = callback_refuse(vm, "umbra_vm_dirty_pages", error);
+
+    if (ret != 0) {
+        return ret;
+    }
     if (vm->machine.dirty == NULL) {
         return error_set(error, UMBRA_ERROR_STATE, EINVAL,
                          "dirty pages are not tracked (set \"dirty\" to \"bitmap\" or "

@@ -15,8 +15,10 @@
 
 #include <umbra/umbra.h>
 
+#include "vmm/callback.h"
 #include "vmm/control.h"
 #include "vmm/debug.h"
+#include "vmm/faults.h"
 #include "vmm/gdb.h"
 #include "vmm/hooks.h"
 #include "vmm/machine.h"
@@ -31,22 +33,33 @@ struct vm_end {
     char reason[512];
 };
 
+struct vm_output { /* the embedder's callback for a serial port */
+    struct umbra_vm *vm;
+    umbra_console_fn fn;
+    void *context;
+};
+
 struct umbra_vm {
     struct umbra_config *config;
     struct machine machine;
     struct hooks hooks;
+    struct vm_output outputs[MACHINE_SERIAL_PORTS];
     struct debug debug;
 
     pthread_mutex_t control;
-    struct irq_line injected[IRQ_GSI_COUNT]; /* the embedder's lines; under control */
-    bool threads_started;                    /* under control */
-    bool devices_paused;                     /* under control */
+    bool threads_started; /* under control */
+    bool devices_paused;  /* under control */
+
+    pthread_mutex_t inject_lock;             /* a leaf: callbacks inject too */
+    struct irq_line injected[IRQ_GSI_COUNT]; /* the embedder's lines; under inject_lock */
 
     pthread_mutex_t lock;
     pthread_cond_t changed; /* CLOCK_MONOTONIC; pending, quit or state changed */
     enum vm_state state;
     struct vm_end pending;
     bool quit;
+    struct fault_action actions[FAULT_ACTIONS_MAX]; /* planned faults that are due */
+    unsigned action_count;
     struct umbra_outcome outcome;   /* valid once ENDED */
     uint64_t start_ns, deadline_ns; /* deadline 0: none */
 
@@ -59,6 +72,10 @@ struct umbra_vm {
 
 /* Report an end; the first one counts. Any thread, device locks may be held. */
 void vm_report_end(struct umbra_vm *vm, const struct vm_end *end);
+
+/* Take control for the public call @call; refused inside callbacks. */
+int vm_enter(struct umbra_vm *vm, const char *call, struct umbra_error *error);
+void vm_leave(struct umbra_vm *vm);
 
 /* From CREATED to PAUSED: everything is started and stands at the first instruction. */
 int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error);

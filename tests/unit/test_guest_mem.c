@@ -224,13 +224,61 @@ static void test_release_kinds(void **state)
     }
 }
 
+static void test_holes(void **state)
+{
+    struct guest_mem_options options = { 0 };
+    struct guest_piece pieces[GUEST_MEM_MAX_HOLES + 1];
+    const struct guest_region *regions;
+    struct umbra_error error;
+    struct guest_mem *mem;
+    uint32_t word = 0x12345678;
+    size_t count;
+
+    assert_int_equal(guest_mem_create(&options, &mem, &error), 0);
+    assert_int_equal(guest_mem_add(mem, 0, 1 * MIB, GUEST_REGION_RAM, &error), 0);
+    assert_int_equal(guest_mem_add(mem, 1 * MIB, 64 * KIB, GUEST_REGION_ROM, &error), 0);
+    assert_int_equal(guest_mem_write(mem, 0x5000, &word, 4), 0);
+    assert_int_equal(guest_mem_hide(mem, 0x5000, 100), -EINVAL);
+    assert_int_equal(guest_mem_hide(mem, 0x5000, 0), -EINVAL);
+    assert_int_equal(guest_mem_hide(mem, 1 * MIB, 4096), -EFAULT); /* ROM */
+    assert_int_equal(guest_mem_hide(mem, UINT64_MAX - 4095, 4096), -EFAULT);
+    assert_int_equal(guest_mem_hide(mem, 0x5000, 0x2000), 0);
+    assert_int_equal(guest_mem_hide(mem, 0x6000, 0x2000), -EEXIST);
+    assert_int_equal(guest_mem_hide(mem, 0, 0x1000), 0);
+    assert_null(guest_mem_ptr(mem, 0x5000, 4));
+    assert_null(guest_mem_ptr(mem, 0x4ffe, 4));
+    assert_non_null(guest_mem_ptr(mem, 0x4ffc, 4));
+    assert_non_null(guest_mem_ptr(mem, 0x7000, 4));
+    assert_int_equal(guest_mem_read(mem, 0x5000, &word, 4), -EFAULT);
+    assert_int_equal(guest_mem_write(mem, 0x4fff, &word, 4), -EFAULT);
+    assert_int_equal(guest_mem_span(mem, 0x1000), 0x4000);
+    assert_int_equal(guest_mem_span(mem, 0x5800), 0);
+    assert_int_equal(guest_mem_span(mem, 0x7000), 1 * MIB - 0x7000);
+    regions = guest_mem_regions(mem, &count);
+    assert_int_equal(guest_mem_pieces(mem, &regions[0], pieces), 2);
+    assert_int_equal(pieces[0].base, 0x1000);
+    assert_int_equal(pieces[0].size, 0x4000);
+    assert_int_equal(pieces[1].base, 0x7000);
+    assert_int_equal(pieces[1].size, 1 * MIB - 0x7000);
+    for (unsigned i = 2; i < GUEST_MEM_MAX_HOLES; i++) {
+        assert_int_equal(guest_mem_hide(mem, 0x10000 + i * 0x2000, 0x1000), 0);
+    }
+    assert_int_equal(guest_mem_hide(mem, 0xf0000, 0x1000), -ENOSPC);
+    assert_int_equal(guest_mem_pieces(mem, &regions[0], pieces), GUEST_MEM_MAX_HOLES);
+    guest_mem_show(mem);
+    word = 0;
+    assert_int_equal(guest_mem_read(mem, 0x5000, &word, 4), 0);
+    assert_int_equal(word, 0x12345678); /* its contents came back */
+    guest_mem_destroy(mem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bounds),           cmocka_unit_test(test_add_rejects),
         cmocka_unit_test(test_lazy_and_aligned), cmocka_unit_test(test_dirty),
         cmocka_unit_test(test_private_kinds),    cmocka_unit_test(test_release),
-        cmocka_unit_test(test_release_kinds),
+        cmocka_unit_test(test_release_kinds),    cmocka_unit_test(test_holes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,6 +55,9 @@ int vcpu_state_set(struct vcpu *vcpu, unsigned parts, const struct vcpu_state *s
 int vcpu_msr_get(struct vcpu *vcpu, uint32_t index, uint64_t *value);
 int vcpu_msr_set(struct vcpu *vcpu, uint32_t index, uint64_t value);
 
+/* The TSC jumps by @ns; the vCPU is not in KVM_RUN. 0 or -errno. */
+int vcpu_tsc_jump(struct vcpu *vcpu, int64_t ns);
+
 /* How the boot processor enters the guest; see vmm/boot/boot.h for where values come
  * from. */
 struct vcpu_entry {
