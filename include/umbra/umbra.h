@@ -210,6 +210,54 @@ UMBRA_API int umbra_memory_write_virtual(struct umbra_vm *vm, unsigned vcpu, uin
 UMBRA_API int umbra_translate(struct umbra_vm *vm, unsigned vcpu, uint64_t gva,
                               uint64_t *gpa, struct umbra_error *error);
 
+/** A range of guest-physical addresses that is memory. */
+struct umbra_memory_range {
+    uint32_t size; /**< in: sizeof(struct umbra_memory_range) */
+    bool readonly; /**< ROM */
+    uint64_t gpa, length;
+};
+
+/** Describe range @p index of the guest's memory, by address; -ENOENT behind the last. */
+UMBRA_API int umbra_memory_range_at(struct umbra_vm *vm, size_t index,
+                                    struct umbra_memory_range *range);
+
+/**
+ * Find the 4 KiB pages of RAM that hold the @p length bytes of @p bytes at @p offset: up to
+ * @p max of them in @p gpa, by address. @p count is how many there are, which may be more.
+ */
+UMBRA_API int umbra_memory_find(struct umbra_vm *vm, unsigned offset, const void *bytes,
+                                size_t length, uint64_t *gpa, size_t max, size_t *count,
+                                struct umbra_error *error);
+
+/** What decides how a vCPU translates addresses. */
+struct umbra_paging {
+    uint32_t size; /**< in: sizeof(struct umbra_paging) */
+    uint32_t pkru; /**< 0 unless CR4.PKE is set */
+    uint64_t cr0, cr3, cr4, efer, rflags;
+    uint8_t cpl;
+    uint8_t physical_bits; /**< MAXPHYADDR */
+    bool gbpages;          /**< 1 GiB pages */
+    bool amd;              /**< an AMD processor's rules of reserved bits */
+    uint32_t reserved;
+};
+
+/** The VM must not be running (created, paused or ended). */
+UMBRA_API int umbra_paging_get(struct umbra_vm *vm, unsigned vcpu,
+                               struct umbra_paging *paging, struct umbra_error *error);
+
+/** Stands for the CR3 that the vCPU has. */
+#define UMBRA_CR3_CURRENT UINT64_MAX
+
+/**
+ * Have KVM translate @p count guest-virtual addresses as vCPU @p vcpu would with its other
+ * registers and @p cr3, for a read by the kernel that SMAP does not hinder: gpa[i], or
+ * UINT64_MAX where nothing is mapped. The VM must not be running. KVM's walk sets accessed
+ * flags in the guest's tables, as a processor's does.
+ */
+UMBRA_API int umbra_translate_list(struct umbra_vm *vm, unsigned vcpu, uint64_t cr3,
+                                   const uint64_t *gva, uint64_t *gpa, size_t count,
+                                   struct umbra_error *error);
+
 /** Called with the guest-physical address of a 4 KiB page. */
 typedef void (*umbra_page_fn)(void *context, uint64_t gpa);
 

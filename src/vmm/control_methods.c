@@ -65,8 +65,7 @@ json_t *control_encode(const void *bytes, size_t length)
     return json;
 }
 
-/* Decode in place of @bytes; the length, or -EINVAL. */
-static int control_decode(const char *text, uint8_t *bytes, size_t max)
+int control_decode(const char *text, uint8_t *bytes, size_t max)
 {
     uint32_t group = 0;
     unsigned bits = 0;
@@ -392,6 +391,27 @@ static json_t *call_net_set_link(const struct control_request *request)
         json_is_true(json_object_get(request->params, "up")), request->error));
 }
 
+static json_t *call_memory_map(const struct control_request *request)
+{
+    return control_memory_map(request->vm);
+}
+
+static json_t *call_memory_find(const struct control_request *request)
+{
+    return control_memory_find(request->vm, request->params, request->error);
+}
+
+static json_t *call_paging(const struct control_request *request)
+{
+    return control_paging(request->vm, (unsigned)param_uint(request, "vcpu", 0),
+                          request->error);
+}
+
+static json_t *call_translate(const struct control_request *request)
+{
+    return control_translate(request->vm, request->params, request->error);
+}
+
 static json_t *call_discover(const struct control_request *request);
 
 static const struct control_method methods[] = {
@@ -424,6 +444,22 @@ static const struct control_method methods[] = {
         { "length", "integer", "bytes, at most 32768", true },
         { "virtual", "boolean", "address is guest-virtual", false },
         { "vcpu", "integer", "whose page tables", false } } },
+    { "memory.map", "the ranges of guest memory", call_memory_map, { { 0 } } },
+    { "memory.find",
+      "the 4 KiB pages of RAM that hold these bytes at this offset",
+      call_memory_find,
+      { { "offset", "integer", "in the page", true },
+        { "data", "string", "base64", true } } },
+    { "paging",
+      "what decides how a vCPU translates addresses, while paused",
+      call_paging,
+      { { "vcpu", "integer", "which", false } } },
+    { "translate",
+      "guest-virtual to physical addresses by KVM, all ones for none, while paused",
+      call_translate,
+      { { "vcpu", "integer", "with whose registers", false },
+        { "cr3", "string", "through these tables, 0x...; default the vCPU's", false },
+        { "addresses", "string", "base64 of little-endian 64-bit numbers", true } } },
     { "core",
       "write an ELF core of the guest",
       call_core,

@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "vcpu/x86_64/state.h"
+#include "vmm/inspect.h"
 #include "vmm/vm.h"
 
 /* Linux's layout (Documentation/x86/x86_64/mm.rst, 4-level paging, without KASLR). */
@@ -24,12 +25,26 @@
 #define LINUX_KERNEL_TEXT  UINT64_C(0xffffffff81000000)
 #define LINUX_KERNEL_LIMIT (UINT64_C(512) << 20)
 
-enum { CORE_CHUNK = 1 << 20, CORE_MAX_SEGMENTS = 16, NOTE_NAME_SIZE = 8 };
+enum {
+    CORE_CHUNK = 1 << 20,
+    CORE_MAX_SEGMENTS = 16,
+    NOTE_NAME_SIZE = 8,
+    NOTE_PAGING = 1,
+};
 
 struct core_note {
     Elf64_Nhdr header;
     char name[NOTE_NAME_SIZE]; /* "CORE" */
     struct elf_prstatus status;
+    /* And what NT_PRSTATUS has no room for (docs/control.md). */
+    Elf64_Nhdr paging_header;
+    char paging_name[NOTE_NAME_SIZE]; /* "UMBRA" */
+    struct core_paging {
+        uint32_t version, vcpu;
+        uint64_t cr0, cr3, cr4, efer, rflags;
+        uint32_t pkru;
+        uint8_t physical_bits, gbpages, amd, cpl;
+    } paging;
 } __attribute__((packed));
 
 struct core {
@@ -61,8 +76,35 @@ static int core_write(int fd, const void *bytes, size_t length, off_t at)
     return 0;
 }
 
+static int core_note_paging(struct umbra_vm *vm, struct vcpu *vcpu,
+                            struct core_note *note)
+{
+    struct umbra_paging paging = { .size = sizeof(paging) };
+    int ret = inspect_paging(vm, vcpu, &paging, NULL);
+
+    note->paging_header.n_namesz = sizeof("UMBRA");
+    note->paging_header.n_descsz = sizeof(note->paging);
+    note->paging_header.n_type = NOTE_PAGING;
+    strcpy(note->paging_name, "UMBRA");
+    note->paging = (struct core_paging){
+        .version = 1,
+        .vcpu = vcpu->index,
+        .cr0 = paging.cr0,
+        .cr3 = paging.cr3,
+        .cr4 = paging.cr4,
+        .efer = paging.efer,
+        .rflags = paging.rflags,
+        .pkru = paging.pkru,
+        .physical_bits = paging.physical_bits,
+        .gbpages = paging.gbpages,
+        .amd = paging.amd,
+        .cpl = paging.cpl,
+    };
+    return ret;
+}
+
 /* One vCPU's registers in the order of struct user_regs_struct. */
-static int core_note(struct vcpu *vcpu, struct core_note *note)
+static int core_note(struct umbra_vm *vm, struct vcpu *vcpu, struct core_note *note)
 {
     struct vcpu_state *state = calloc(1, sizeof(*state));
     struct user_regs_struct regs = { 0 };
@@ -110,6 +152,7 @@ static int core_note(struct vcpu *vcpu, struct core_note *note)
         strcpy(note->name, "CORE");
         note->status.pr_pid = (pid_t)vcpu->index + 1;
         memcpy(&note->status.pr_reg, &regs, sizeof(regs));
+        ret = core_note_paging(vm, vcpu, note);
     }
     free(state);
     return ret;
@@ -190,7 +233,7 @@ static int core_write_headers(struct core *core)
     for (unsigned i = 0; ret == 0 && i < core->vm->config->cpus; i++) {
         struct core_note note;
 
-        ret = core_note(&core->vm->machine.vcpus->vcpus[i], &note);
+        ret = core_note(core->vm, &core->vm->machine.vcpus->vcpus[i], &note);
         if (ret == 0) {
             ret = core_write(core->fd, &note, sizeof(note),
                              (off_t)(notes_at + i * sizeof(note)));
@@ -204,9 +247,8 @@ static bool core_is_zero(const uint8_t *bytes, size_t length)
     return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
 }
 
-/* Where data begins and ends from @from on; a memfd knows, other memory is all data. */
-static bool core_next_data(const struct guest_region *region, uint64_t from,
-                           uint64_t *start, uint64_t *end)
+bool inspect_next_data(const struct guest_region *region, uint64_t from, uint64_t *start,
+                       uint64_t *end)
 {
     off_t at;
 
@@ -233,7 +275,7 @@ static int core_write_region(struct core *core, unsigned index)
     uint64_t at = 0, end;
     int ret = 0;
 
-    while (ret == 0 && core_next_data(region, at, &at, &end)) {
+    while (ret == 0 && inspect_next_data(region, at, &at, &end)) {
         while (ret == 0 && at < end) {
             size_t part = end - at < CORE_CHUNK ? end - at : CORE_CHUNK;
 

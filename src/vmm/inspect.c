@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "vcpu/x86_64/state.h"
+#include "vmm/inspect.h"
 #include "vmm/vm.h"
 
 enum { PAGE_BYTES = 4096 };
@@ -35,9 +36,8 @@ int umbra_memory_write(struct umbra_vm *vm, uint64_t address, const void *buffer
                    : 0;
 }
 
-/* The vCPU, with control taken, when it may be looked at; NULL and an error otherwise. */
-static struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
-                                  struct umbra_error *error)
+struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
+                           struct umbra_error *error)
 {
     if (vm_enter(vm, call, error) != 0) {
         return NULL;
@@ -54,7 +54,7 @@ static struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const cha
     return NULL;
 }
 
-static void inspect_end(struct umbra_vm *vm)
+void inspect_end(struct umbra_vm *vm)
 {
     pthread_mutex_unlock(&vm->control);
 }

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,38 @@ check("no such vCPU", code(client.call("registers", vcpu=9)) == -32000)
 memory = client.call("memory.read", address=0x100000, length=16)["result"]["data"]
 check("memory", len(base64.b64decode(memory)) == 16)
 check("memory outside", code(client.call("memory.read", address=1 << 50, length=16)) == -32000)
+
+# Page tables: the map of memory, how vCPUs translate, and KVM's translations.
+ranges = client.call("memory.map")["result"]["ranges"]
+check("memory map", ranges[0]["address"] == 0 and sum(r["length"] for r in ranges) >= 32 << 20)
+paging = client.call("paging", vcpu=0)["result"]
+check("paging", int(paging["cr0"], 16) >> 31 == 1 and 36 <= paging["physical_bits"] <= 52)
+
+
+def translate(addresses, **more):
+    packed = base64.b64encode(struct.pack(f"<{len(addresses)}Q", *addresses)).decode()
+    reply = client.call("translate", addresses=packed, **more)
+    if "result" not in reply:
+        return reply["error"]["code"]
+    return list(struct.unpack(f"<{len(addresses)}Q", base64.b64decode(reply["result"]["data"])))
+
+
+NOWHERE = (1 << 64) - 1
+check("translate", translate([0x100123, 1 << 40, 0x200000]) == [0x100123, NOWHERE, 0x200000])
+check("translate by CR3", translate([0x100123], cr3=paging["cr3"]) == [0x100123])
+check("CR3 is as before", client.call("paging", vcpu=0)["result"] == paging)
+check("translate: no number", translate([0], cr3="x") == -32000)
+check("translate: no addresses", code(client.call("translate", addresses="AAAA")) == -32000)
+root = base64.b64decode(client.call("memory.read", address=int(paging["cr3"], 16), length=8)
+                        ["result"]["data"])
+found = client.call("memory.find", offset=0, data=base64.b64encode(root).decode())["result"]
+check("find", struct.pack("<Q", int(paging["cr3"], 16)) in
+      [base64.b64decode(found["pages"])[i:i + 8] for i in range(0, 8 * found["count"], 8)])
+check("find: outside a page", code(client.call(
+    "memory.find", offset=4090, data=base64.b64encode(root).decode())) == -32000)
 check("resume", client.call("resume")["result"] == {})
+check("paging needs a pause", code(client.call("paging")) == -32000)
+check("translate needs a pause", translate([0]) == -32000)
 check("stats", len(client.call("stats")["result"]["vcpus"]) == 2)
 
 # Wrong calls.

@@ -29,7 +29,7 @@ class Mmu(unittest.TestCase):
 
     def test_help(self):
         for verb in ([], ["walk"], ["explain"], ["run"], ["generate"], ["crossover"],
-                     ["costs"]):
+                     ["costs"], ["inspect"]):
             self.assertIn("Usage: umbra mmu", self.ok(*verb, "--help"))
 
     def test_walk(self):

@@ -19,6 +19,7 @@ static const struct verb {
     { "generate", "write a synthetic workload as a trace", mmu_command_generate },
     { "crossover", "table updates per TLB miss at which shadow loses to nested",
       mmu_command_crossover },
+    { "inspect", "the address spaces of a running guest or a core", mmu_command_inspect },
     { "costs", "print the parameters of the models as a file", mmu_command_costs },
 };
 
@@ -28,7 +29,7 @@ static int print_help(void)
 {
     puts(
         "Usage: umbra mmu VERB [options]\n\nShadow paging and nested paging in software: "
-        "what each costs, on the same workload.\nNeeds no KVM.\n\nVerbs:");
+        "what each costs, on the same workload.\nOnly inspect needs KVM.\n\nVerbs:");
     for (unsigned i = 0; i < VERB_COUNT; i++) {
         printf("  %-10s %s\n", verbs[i].name, verbs[i].summary);
     }

@@ -8,6 +8,7 @@ int mmu_command_explain(int argc, char **argv);
 int mmu_command_run(int argc, char **argv);
 int mmu_command_generate(int argc, char **argv);
 int mmu_command_crossover(int argc, char **argv);
+int mmu_command_inspect(int argc, char **argv);
 int mmu_command_costs(int argc, char **argv);
 
 #endif

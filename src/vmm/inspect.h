@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* What the functions that look into a VM share. */
+#ifndef VMM_INSPECT_H
+#define VMM_INSPECT_H
+
+#include <umbra/umbra.h>
+
+#include "memory/guest_mem.h"
+#include "vcpu/vcpu.h"
+
+/* vCPU @index, with control taken, when it may be looked at; NULL and an error (that names
+ * @call) otherwise. */
+struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
+                           struct umbra_error *error);
+void inspect_end(struct umbra_vm *vm);
+
+/* umbra_paging_get() for who holds control. */
+int inspect_paging(struct umbra_vm *vm, struct vcpu *vcpu, struct umbra_paging *paging,
+                   struct umbra_error *error);
+
+/* Where data begins and ends in @region from offset @from on; a memfd knows, other memory
+ * is all data. False: there is no more (vmm/core.c). */
+bool inspect_next_data(const struct guest_region *region, uint64_t from, uint64_t *start,
+                       uint64_t *end);
+
+#endif
