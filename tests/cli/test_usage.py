@@ -127,13 +127,20 @@ class Usage(unittest.TestCase):
         result = run("run", "--kernel", "k", "--disk",
                      "path=root.img,readonly,cache=direct", "--disk",
                      "path=b.img,overlay=discard", "--net", "user,forward=tcp:2222:22",
-                     "--net", "tap=tap0", "--rng", "--balloon", "--vsock",
+                     "--net", "tap=tap0", "--rng", "rate=64K", "--balloon",
+                     "deflate-on-oom,target=64M", "--vsock",
                      "cid=3,path=v.sock", "--share", "path=/src,tag=src",
                      "--virtio-transport", "mmio", "--dry-run")
         self.assertEqual(result.returncode, 0, result.stderr)
         config = json.loads(result.stdout)
         self.assertEqual(config["virtio_transport"], "mmio")
         self.assertEqual(config["vsock"], {"cid": 3, "path": "v.sock"})
+        self.assertEqual(config["rng"], {"rate": "64K"})
+        self.assertEqual(config["balloon"], {"target": "64M", "deflate_on_oom": True,
+                                             "reporting": False, "stats": "0s"})
+        # A word that cannot be its value is the config file.
+        for words in (["--rng", "x.json"], ["--balloon", "reporting"], ["--rng", "a=b"]):
+            self.assertIn("cannot open config", run("run", *words, "--dry-run").stderr)
         self.assertEqual(config["net"][1]["tap"], "tap0")
 
     def test_examples(self):

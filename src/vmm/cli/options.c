@@ -135,6 +135,29 @@ struct found {
     bool negated;
 };
 
+/* Does @text begin as what the object of switch @key takes does: "rate=64K", "reporting,..."?
+ * A word alone is an argument: the switch's own must be joined to it by "=". */
+static bool is_object_text(const struct umbra_config_key *key, const char *text)
+{
+    struct umbra_config_key member = { .size = sizeof(member) };
+    size_t length = strcspn(text, "=,");
+
+    for (size_t i = 0; text[length] != '\0' && umbra_config_key_at(i, &member) == 0;
+         i++) {
+        bool same = member.parent != NULL && strcmp(member.parent, key->name) == 0 &&
+                    strlen(member.name) == length;
+
+        for (size_t at = 0; same && at < length; at++) {
+            same = text[at] == member.name[at] ||
+                   (text[at] == '-' && member.name[at] == '_');
+        }
+        if (same) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* @i is the option's index in argv, moved over a value that follows it. */
 static int find_option(const struct cli_parser *parser, int argc, char **argv, int *i,
                        struct found *found)
@@ -148,7 +171,9 @@ static int find_option(const struct cli_parser *parser, int argc, char **argv, i
     if (found->own != NULL) {
         takes_value = found->own->value != NULL;
     } else if (key_option(parser, found->name, &found->key)) {
-        takes_value = !found->key.is_switch;
+        takes_value =
+            !found->key.is_switch || (found->value == NULL && *i + 1 < argc &&
+                                      is_object_text(&found->key, argv[*i + 1]));
     } else if (strncmp(found->name, "no-", 3) == 0 && found->value == NULL &&
                key_option(parser, found->name + 3, &found->key) && found->key.is_switch) {
         found->negated = true;
