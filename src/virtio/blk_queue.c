@@ -7,7 +7,6 @@
  * cost more than a request out of the page cache.
  */
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,19 +20,6 @@
 
 enum { HEADER_SIZE = 16, RANGE_SIZE = 16, STOP_SECONDS = 5 };
 enum { SHOW_BYTES = 65536 }; /* finished while a batch is started: shown in between */
-
-/*
- * How long a queue watches before it sleeps, and when: once in WATCH_PROBE sleeps to see
- * whether it pays, and on while two watches in three find something.
- */
-enum {
-    WATCH_POLL_NS = 100000, /* poll=on: always */
-    WATCH_NS = 50000,
-    WATCH_PROBE = 16,
-    WATCH_HIT = 1,
-    WATCH_MISS = 2,
-    WATCH_SCORE_MAX = 8,
-};
 
 /* ---- Requests ------------------------------------------------------------------------- */
 
@@ -386,47 +372,16 @@ static bool queue_drain(struct blk_queue *bq)
     }
 }
 
-/* Nothing to do: look again, rather than sleep? */
-static bool queue_watches(struct blk_queue *bq)
-{
-    uint64_t now;
-
-    if (!bq->blk->poll &&
-        (!bq->may_watch || (bq->watch_score == 0 && bq->sleeps % WATCH_PROBE != 0))) {
-        return false;
-    }
-    now = clock_ns();
-    if (bq->watch_until == 0) {
-        bq->watch_until = now + (bq->blk->poll ? WATCH_POLL_NS : WATCH_NS);
-    }
-    return now < bq->watch_until;
-}
-
-/* The watch is over: it found something to do, or did not. */
-static void queue_watched(struct blk_queue *bq, bool found)
-{
-    if (bq->watch_until == 0) {
-        return;
-    }
-    bq->watch_until = 0;
-    if (found) {
-        bq->watch_score += bq->watch_score < WATCH_SCORE_MAX ? WATCH_HIT : 0;
-    } else {
-        bq->watch_score -= bq->watch_score < WATCH_MISS ? bq->watch_score : WATCH_MISS;
-    }
-}
-
 /* Sleep until there is a kick or a completion; as io_ring_turn(). */
 static int queue_sleep(struct blk_queue *bq, bool stop)
 {
-    queue_watched(bq, false);
+    watch_missed(&bq->watch);
     if (!stop) {
         bq->kicks_off = false;
         if (virtio_queue_enable_kicks(bq->queue)) {
             return 0;
         }
     }
-    bq->sleeps++;
     return io_ring_turn(&bq->ring, true);
 }
 
@@ -451,8 +406,8 @@ static void *queue_thread(void *context)
         ret = io_ring_turn(&bq->ring, false);
         queue_show(bq);
         if (busy || ret > 0) {
-            queue_watched(bq, true);
-        } else if (ret == 0 && (stop || !queue_watches(bq))) {
+            watch_found(&bq->watch);
+        } else if (ret == 0 && (stop || !watch_goes_on(&bq->watch))) {
             ret = queue_sleep(bq, stop);
         }
     }
@@ -483,14 +438,6 @@ static void queue_free(struct blk_queue *bq)
         free(request);
     }
     free(bq);
-}
-
-/* Watching keeps a processor from the guest's, unless there are several. */
-static bool processors_to_spare(void)
-{
-    cpu_set_t set;
-
-    return sched_getaffinity(0, sizeof(set), &set) != 0 || CPU_COUNT(&set) > 1;
 }
 
 /* A thread of the library's: the embedder's signals are not for it. */
@@ -525,7 +472,7 @@ int blk_queue_start(struct virtio_device *device, struct virtio_queue *queue)
     bq->blk = blk;
     bq->queue = queue;
     bq->kick.done = queue_kicked;
-    bq->may_watch = processors_to_spare();
+    watch_init(&bq->watch, blk->poll);
     ret = io_ring_init(&bq->ring, queue->size < 16 ? 32 : 2u * queue->size);
     if (ret == 0) {
         ret = blk->disk->ops->queue_open(blk->disk, &bq->ring, &bq->disk);

@@ -4,6 +4,7 @@
 #define VIRTIO_BLK_QUEUE_H
 
 #include "virtio/blk.h"
+#include "virtio/watch.h"
 
 /* What is planned to go wrong with a request; all zero: nothing. */
 struct blk_fault {
@@ -53,9 +54,7 @@ struct blk_queue {
     struct blk_request *delayed; /* by planned faults */
     uint64_t finished_bytes;     /* of requests that the driver was not shown yet */
     bool kicks_off;
-    bool may_watch;       /* there is a processor to spare */
-    uint64_t watch_until; /* 0: not watching */
-    unsigned watch_score, sleeps;
+    struct watch watch;
 };
 
 /* Submit what the request says, or its first range. */

@@ -72,7 +72,7 @@ static int net_set_pairs(struct virtio_net *net, unsigned pairs)
     if (ret == 0) {
         net->active_pairs = pairs;
         for (unsigned i = 0; i < net->pair_count; i++) {
-            net_receive(&net->pairs[i]);
+            net_watch(&net->pairs[i]);
         }
     }
     return ret;
@@ -158,10 +158,8 @@ static void net_kicked(void *context, uint32_t events)
         control_serve(net, queue);
     } else if (queue->index > control_index(net)) {
         return; /* a driver's error: without MQ there are no such queues */
-    } else if (queue->index % 2 == 0) {
-        net_receive(&net->pairs[queue->index / 2]);
     } else {
-        net_transmit(&net->pairs[queue->index / 2]);
+        net_serve(&net->pairs[queue->index / 2]);
     }
 }
 
@@ -189,6 +187,7 @@ static void net_queue_stop(struct virtio_device *device, struct virtio_queue *qu
     if (queue->index % 2 == 0 && queue->index / 2 < net->pair_count) {
         net_release(&net->pairs[queue->index / 2]);
         net->pairs[queue->index / 2].starved = false;
+        net->pairs[queue->index / 2].rx_kicks_off = false;
     }
 }
 
@@ -281,7 +280,7 @@ static void net_destroy(struct virtio_device *device)
     for (unsigned i = 0; net->pairs != NULL && i < net->pair_count; i++) {
         struct net_pair *pair = &net->pairs[i];
 
-        loop_watch_remove(pair->watch);
+        loop_watch_remove(pair->ready_watch);
         loop_watch_remove(pair->kick_watch[0]);
         loop_watch_remove(pair->kick_watch[1]);
         for (unsigned c = 0; c < NET_CHAINS_MAX; c++) {
@@ -350,11 +349,12 @@ static int net_create_pairs(struct virtio_net *net)
 
         pair->net = net;
         pair->index = net->pair_count;
+        watch_init(&pair->watch, false);
         pair->frame = malloc(NET_HEADER + NET_FRAME_MAX);
-        ret = pair->frame == NULL
-                  ? -ENOMEM
-                  : loop_watch_add(loop, net->backend->fds[pair->index], 0,
-                                   &net->device.lock, net_ready, pair, &pair->watch);
+        ret = pair->frame == NULL ? -ENOMEM
+                                  : loop_watch_add(loop, net->backend->fds[pair->index],
+                                                   0, &net->device.lock, net_ready, pair,
+                                                   &pair->ready_watch);
     }
     return ret;
 }

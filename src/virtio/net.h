@@ -7,6 +7,7 @@
 
 #include "virtio/net_backend.h"
 #include "virtio/virtio.h"
+#include "virtio/watch.h"
 
 enum { NET_CHAINS_MAX = 64 /* buffers merged for one frame */ };
 
@@ -19,7 +20,7 @@ struct virtio_net;
 struct net_pair {
     struct virtio_net *net;
     unsigned index;
-    struct loop_watch *watch;         /* of the back end's descriptor */
+    struct loop_watch *ready_watch;   /* of the back end's descriptor */
     struct loop_watch *kick_watch[2]; /* receive, transmit */
     /* A frame on its way to the guest, and the buffers taken for it so far. */
     uint8_t *frame;
@@ -28,7 +29,9 @@ struct net_pair {
     unsigned held;
     uint64_t held_bytes;
     bool starved; /* the driver has no buffers: wait for its kick */
+    bool rx_kicks_off;
     struct virtqueue_chain tx;
+    struct watch watch;
     bool tx_blocked;                    /* the back end takes no more: wait for POLLOUT */
     struct net_counters received, sent; /* as the guest sees it */
     uint64_t bad_headers;
@@ -62,9 +65,9 @@ static inline struct virtio_queue *net_queue(struct net_pair *pair, bool transmi
     return &pair->net->device.queues[2 * pair->index + transmit];
 }
 
-/* Move frames as far as there are any, and buffers, and room. Device's lock held. */
-void net_receive(struct net_pair *pair);
-void net_transmit(struct net_pair *pair);
+/* Move frames both ways as far as there are any, and buffers, and room; and watch for
+ * more if that pays. Device's lock held, on the loop's thread. */
+void net_serve(struct net_pair *pair);
 /* Give buffers taken for a frame back to the ring; the frame waits on. */
 void net_release(struct net_pair *pair);
 /* The back end's descriptor is ready. */

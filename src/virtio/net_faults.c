@@ -41,7 +41,7 @@ static void faults_arm(struct virtio_net *net)
     }
 }
 
-/* Frames from the guest whose time has come; those for it are fetched by net_receive(). */
+/* Frames from the guest whose time has come; those for it are fetched by net_serve(). */
 static void faults_send(struct virtio_net *net)
 {
     struct net_faults *faults = net->faults;
@@ -86,7 +86,7 @@ static void faults_timer(void *context)
     }
     faults_send(net);
     for (unsigned i = 0; i < net->active_pairs; i++) {
-        net_receive(&net->pairs[i]);
+        net_serve(&net->pairs[i]);
     }
     faults_arm(net);
 }

@@ -8,8 +8,9 @@
 #include "virtio/net.h"
 
 enum {
-    NET_BUDGET = 256,  /* frames in one go: keeps one guest from holding the loop */
-    NET_SEGMENTS = 64, /* a frame in more pieces is copied together */
+    NET_BUDGET = 256,    /* frames in one go: keeps one guest from holding the loop */
+    NET_WATCH_PAIRS = 4, /* so many are watched together, no more */
+    NET_SEGMENTS = 64,   /* a frame in more pieces is copied together */
 };
 
 static bool queue_live(const struct virtio_queue *queue)
@@ -27,8 +28,8 @@ void net_watch(struct net_pair *pair)
         queue_live(net_queue(pair, false))) {
         events |= POLLIN;
     }
-    if (pair->watch != NULL) {
-        loop_watch_set(pair->watch, net->lost ? 0 : events);
+    if (pair->ready_watch != NULL) {
+        loop_watch_set(pair->ready_watch, net->lost ? 0 : events);
     }
 }
 
@@ -126,31 +127,34 @@ static bool receive_fetch(struct net_pair *pair)
     return pair->frame_size != 0;
 }
 
-void net_receive(struct net_pair *pair)
+/* As many frames as the budget has; how many. */
+static unsigned receive_some(struct net_pair *pair, unsigned budget)
 {
     struct virtio_queue *queue = net_queue(pair, false);
-    unsigned budget = NET_BUDGET;
+    unsigned moved = 0;
 
     if (!queue_live(queue) || pair->index >= pair->net->active_pairs) {
-        net_watch(pair);
-        return;
+        return 0;
     }
     pair->starved = false;
-    virtio_queue_disable_kicks(queue); /* until buffers run out */
-    while (budget > 0 && receive_fetch(pair)) {
+    if (!pair->rx_kicks_off) {
+        pair->rx_kicks_off = true;
+        virtio_queue_disable_kicks(queue); /* until buffers run out */
+    }
+    while (moved < budget && receive_fetch(pair)) {
         if (receive_collect(pair, queue)) {
             receive_deliver(pair, queue);
-            budget--;
-        } else if (!virtio_queue_enable_kicks(queue)) {
+            moved++;
+            continue;
+        }
+        pair->rx_kicks_off = false;
+        if (!virtio_queue_enable_kicks(queue)) {
             pair->starved = true;
             break;
         }
     }
     virtio_queue_flush(queue);
-    if (budget == 0) {
-        virtio_queue_rekick(queue);
-    }
-    net_watch(pair);
+    return moved;
 }
 
 /* ---- From the guest ------------------------------------------------------------------- */
@@ -255,38 +259,88 @@ static int transmit_frame(struct net_pair *pair)
     return net_faults_transmit(pair, iov, transmit_gather(pair, iov), size);
 }
 
-void net_transmit(struct net_pair *pair)
+/* As many frames as the budget has; how many. */
+static unsigned transmit_some(struct net_pair *pair, unsigned budget)
 {
     struct virtio_queue *queue = net_queue(pair, true);
+    unsigned moved = 0;
+
+    if (!queue_live(queue)) {
+        return 0;
+    }
+    while (moved < budget && !pair->tx_blocked && virtio_queue_pop(queue, &pair->tx)) {
+        int ret = transmit_frame(pair);
+
+        pair->tx_blocked = ret == 1 || ret == -EAGAIN;
+        if (ret == -EAGAIN) {
+            pair->again = true;
+            virtio_queue_unpop(queue, &pair->tx);
+            break;
+        }
+        pair->sent.dropped += ret < 0;
+        virtio_queue_push(queue, &pair->tx, 0);
+        moved++;
+    }
+    virtio_queue_flush(queue);
+    return moved;
+}
+
+/* ---- Both ways ------------------------------------------------------------------------ */
+
+/* One look at a pair, or at all few of them; how many frames moved. */
+static unsigned serve_round(struct net_pair *pair, unsigned budget, bool all)
+{
+    struct net_pair *pairs = pair->net->pairs;
+    unsigned moved = transmit_some(pair, budget) + receive_some(pair, budget);
+
+    if (all && pair->net->active_pairs <= NET_WATCH_PAIRS) {
+        for (unsigned i = 0; i < pair->net->active_pairs; i++) {
+            if (&pairs[i] != pair) {
+                moved +=
+                    transmit_some(&pairs[i], budget) + receive_some(&pairs[i], budget);
+            }
+        }
+    }
+    return moved;
+}
+
+void net_serve(struct net_pair *pair)
+{
+    struct virtio_queue *queue = net_queue(pair, true);
+    bool sends = queue_live(queue), watching = false;
     unsigned budget = NET_BUDGET;
 
-    if (!queue_live(queue) || pair->tx_blocked) {
+    if (sends) {
+        virtio_queue_disable_kicks(queue);
+    } else if (!queue_live(net_queue(pair, false))) {
+        net_watch(pair);
         return;
     }
-    do {
-        virtio_queue_disable_kicks(queue);
-        while (!pair->tx_blocked && virtio_queue_pop(queue, &pair->tx)) {
-            int ret = transmit_frame(pair);
+    for (;;) {
+        unsigned moved = serve_round(pair, budget, watching);
 
-            pair->tx_blocked = ret == 1 || ret == -EAGAIN;
-            if (ret == -EAGAIN) {
-                pair->again = true;
-                virtio_queue_unpop(queue, &pair->tx);
-                break;
-            }
-            pair->sent.dropped += ret < 0;
-            virtio_queue_push(queue, &pair->tx, 0);
-            if (--budget == 0) {
-                virtio_queue_rekick(queue);
+        if (moved >= budget) { /* others want the loop, too */
+            virtio_queue_rekick(sends ? queue : net_queue(pair, false));
+            break;
+        }
+        budget -= moved;
+        if (moved > 0) {
+            watch_found(&pair->watch);
+            watching = false;
+            continue;
+        }
+        watching = watch_goes_on(&pair->watch);
+        if (!watching) {
+            watch_missed(&pair->watch);
+            if (!sends || pair->tx_blocked || !virtio_queue_enable_kicks(queue)) {
                 break;
             }
         }
-        virtio_queue_flush(queue);
-        if (pair->tx_blocked) {
-            net_watch(pair);
-            return;
-        }
-    } while (budget > 0 && virtio_queue_enable_kicks(queue));
+    }
+    for (unsigned i = 0; i < pair->net->active_pairs; i++) {
+        net_watch(&pair->net->pairs[i]);
+    }
+    net_watch(pair); /* it may be none of those */
 }
 
 void net_ready(void *context, uint32_t events)
@@ -299,7 +353,6 @@ void net_ready(void *context, uint32_t events)
             backend->ops->flush != NULL ? backend->ops->flush(backend, pair->index) : 0;
 
         pair->tx_blocked = ret == -EAGAIN;
-        net_transmit(pair);
     }
-    net_receive(pair);
+    net_serve(pair);
 }

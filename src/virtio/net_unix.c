@@ -12,9 +12,13 @@
 
 #include "base/error.h"
 #include "base/util.h"
-#include "virtio/net_backend.h"
+#include "virtio/net_offload.h"
 
-enum { UNIX_LENGTH = 4, UNIX_SEGMENTS = 64 };
+enum {
+    UNIX_LENGTH = 4,
+    UNIX_SEGMENTS = 64,
+    UNIX_OUT = NET_FRAME_MAX + NET_SEGMENTS_MAX * (UNIX_LENGTH + NET_SEGMENT_HEADERS),
+};
 
 struct net_unix {
     struct net_backend backend;
@@ -22,9 +26,10 @@ struct net_unix {
     /* Bytes that came; [begin, end) is unread. */
     uint8_t in[2 * (UNIX_LENGTH + NET_FRAME_MAX)];
     size_t in_begin, in_end;
-    /* The rest of a frame that the socket did not take. */
-    uint8_t out[UNIX_LENGTH + NET_FRAME_MAX];
+    /* Frames, or the rest of one, that the socket did not take yet. */
+    uint8_t out[UNIX_OUT];
     size_t out_begin, out_end;
+    uint8_t frame[NET_FRAME_MAX]; /* in one piece, to finish its checksum */
 };
 
 static struct net_unix *unix_of(struct net_backend *backend)
@@ -67,9 +72,40 @@ static void unix_keep(struct net_unix *end, const struct iovec *iov, unsigned co
     }
 }
 
+/* A frame that needs work before others understand it: made in @out. */
+static int unix_prepare(struct net_unix *end, const struct iovec *iov, unsigned count)
+{
+    const struct virtio_net_hdr_v1 *header = iov[0].iov_base;
+    size_t size = 0;
+    ssize_t made;
+
+    for (unsigned i = 1; i < count; i++) {
+        if (iov[i].iov_len > sizeof(end->frame) - size) {
+            return -EMSGSIZE;
+        }
+        memcpy(end->frame + size, iov[i].iov_base, iov[i].iov_len);
+        size += iov[i].iov_len;
+    }
+    end->out_begin = end->out_end = 0;
+    if (header->gso_type == VIRTIO_NET_HDR_GSO_NONE) {
+        net_checksum_complete(header, end->frame, size);
+        store_le32(end->out, htonl((uint32_t)size));
+        memcpy(end->out + UNIX_LENGTH, end->frame, size);
+        made = (ssize_t)(UNIX_LENGTH + size);
+    } else {
+        made = net_segment(header, end->frame, size, end->out, sizeof(end->out));
+        if (made < 0) {
+            return (int)made;
+        }
+    }
+    end->out_end = (size_t)made;
+    return 0;
+}
+
 static int unix_send(struct net_backend *backend, unsigned pair, const struct iovec *iov,
                      unsigned count)
 {
+    const struct virtio_net_hdr_v1 *header = iov[0].iov_base;
     struct net_unix *end = unix_of(backend);
     struct iovec pieces[UNIX_SEGMENTS];
     struct msghdr message = { .msg_iov = pieces, .msg_iovlen = count };
@@ -78,6 +114,11 @@ static int unix_send(struct net_backend *backend, unsigned pair, const struct io
 
     if (unix_flush(backend, pair) != 0) {
         return -EAGAIN;
+    }
+    if ((header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) {
+        int ret = unix_prepare(end, iov, count);
+
+        return ret != 0 ? ret : unix_flush(backend, pair) != 0;
     }
     if (count > UNIX_SEGMENTS) {
         return -EMSGSIZE;
@@ -210,6 +251,9 @@ int net_unix_open(const char *path, int fd, struct net_backend **backend,
     }
     end->backend.ops = &unix_ops;
     end->backend.pairs = 1;
+    end->backend.features = UINT64_C(1) << VIRTIO_NET_F_CSUM |
+                            UINT64_C(1) << VIRTIO_NET_F_HOST_TSO4 |
+                            UINT64_C(1) << VIRTIO_NET_F_HOST_TSO6;
     end->fd = -1;
     if (fd < 0) {
         ret = unix_connect(path, &end->fd, error);

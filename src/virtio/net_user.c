@@ -21,7 +21,7 @@
 #include "base/error.h"
 #include "base/library.h"
 #include "base/util.h"
-#include "virtio/net_backend.h"
+#include "virtio/net_offload.h"
 
 enum {
     USER_FRAMES_MAX = 1024, /* waiting for the guest */
@@ -75,6 +75,8 @@ struct net_user {
     struct user_frame *first, **last;
     unsigned frames;
     size_t bytes;
+    bool signalled;       /* backend.fds[0] is: frames wait, or did */
+    bool guest_checksums; /* the guest believes us that ours are right */
     uint64_t dropped, guest_errors;
     struct pollfd *polls; /* the thread's */
     unsigned poll_count, poll_capacity;
@@ -128,7 +130,8 @@ static ssize_t user_send_packet(const void *bytes, size_t size, void *context)
     frame->next = NULL;
     frame->size = size;
     memcpy(frame->bytes, bytes, size);
-    if (user->first == NULL) {
+    if (!user->signalled) {
+        user->signalled = true;
         event_signal(user->backend.fds[0]);
     }
     *user->last = frame;
@@ -321,9 +324,14 @@ static int user_start_thread(struct net_user *user)
 
 /* ---- What the device calls --------------------------------------------------------------- */
 
+/*
+ * Slirp ends the guest's connections, so it takes TCP segments and datagrams of any size
+ * over IPv4 as they are, with their checksum; over IPv6 it insists on its MTU.
+ */
 static int user_send(struct net_backend *backend, unsigned pair, const struct iovec *iov,
                      unsigned count)
 {
+    const struct virtio_net_hdr_v1 *header = iov[0].iov_base;
     struct net_user *user = user_of(backend);
     size_t size = 0;
 
@@ -334,6 +342,9 @@ static int user_send(struct net_backend *backend, unsigned pair, const struct io
         }
         memcpy(user->input + size, iov[i].iov_base, iov[i].iov_len);
         size += iov[i].iov_len;
+    }
+    if ((header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) != 0) {
+        net_checksum_complete(header, user->input, size);
     }
     pthread_mutex_lock(&user->mutex);
     user->lib.input(user->slirp, user->input, (int)size);
@@ -354,7 +365,10 @@ static ssize_t user_receive(struct net_backend *backend, unsigned pair, void *bu
     pthread_mutex_lock(&user->mutex);
     frame = user->first;
     if (frame == NULL) {
-        event_clear(backend->fds[0]);
+        if (user->signalled) {
+            user->signalled = false;
+            event_clear(backend->fds[0]);
+        }
         pthread_mutex_unlock(&user->mutex);
         return -EAGAIN;
     }
@@ -366,6 +380,9 @@ static ssize_t user_receive(struct net_backend *backend, unsigned pair, void *bu
     user->bytes -= frame->size;
     pthread_mutex_unlock(&user->mutex);
     memset(buffer, 0, NET_HEADER);
+    if (user->guest_checksums) {
+        *(uint8_t *)buffer = VIRTIO_NET_HDR_F_DATA_VALID;
+    }
     memcpy((uint8_t *)buffer + NET_HEADER, frame->bytes, frame->size);
     ret = (ssize_t)(NET_HEADER + frame->size);
     free(frame);
@@ -415,10 +432,18 @@ static void user_destroy(struct net_backend *backend)
     free(user);
 }
 
+static int user_set_offloads(struct net_backend *backend, uint64_t features)
+{
+    user_of(backend)->guest_checksums =
+        (features & UINT64_C(1) << VIRTIO_NET_F_GUEST_CSUM) != 0;
+    return 0;
+}
+
 static const struct net_backend_ops user_ops = {
     .type = "user",
     .send = user_send,
     .receive = user_receive,
+    .set_offloads = user_set_offloads,
     .stats = user_stats,
     .destroy = user_destroy,
 };
@@ -517,6 +542,9 @@ int net_user_open(const struct net_user_options *options, struct net_backend **b
     }
     user->backend.ops = &user_ops;
     user->backend.pairs = 1;
+    user->backend.features =
+        UINT64_C(1) << VIRTIO_NET_F_CSUM | UINT64_C(1) << VIRTIO_NET_F_GUEST_CSUM |
+        UINT64_C(1) << VIRTIO_NET_F_HOST_TSO4 | UINT64_C(1) << VIRTIO_NET_F_HOST_UFO;
     user->last = &user->first;
     pthread_mutex_init(&user->mutex, NULL);
     user->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
