@@ -26,6 +26,7 @@ struct virtio_rng {
     uint64_t period_end_ns;
     uint64_t waits; /* for the next period */
     bool delayed;   /* the next request waits for the timer, by a planned fault */
+    uint64_t limit; /* of its bytes, by another */
 };
 
 static struct virtio_rng *rng_of(struct virtio_device *device)
@@ -76,18 +77,18 @@ static uint32_t rng_fill(const struct virtqueue_chain *chain, uint64_t limit)
 }
 
 /* Planned faults of the popped request: false when it has to wait. */
-static bool rng_faults(struct virtio_rng *rng, struct virtio_queue *queue,
-                       uint64_t *budget)
+static bool rng_faults(struct virtio_rng *rng, struct virtio_queue *queue)
 {
     struct fault_hits hits;
 
+    rng->limit = RNG_BYTES_MAX;
     if (!virtio_queue_draw(queue, UMBRA_FAULT_IN, rng->chain.writable_bytes, &hits)) {
         return true;
     }
     if (fault_hit(&hits, UMBRA_FAULT_IO_ERROR)) {
-        *budget = 0;
-    } else if (fault_hit(&hits, UMBRA_FAULT_SHORT) && hits.bytes < *budget) {
-        *budget = hits.bytes;
+        rng->limit = 0;
+    } else if (fault_hit(&hits, UMBRA_FAULT_SHORT)) {
+        rng->limit = hits.bytes;
     }
     if (fault_hit(&hits, UMBRA_FAULT_DELAY) && rng->timer != NULL) {
         rng->delayed = true;
@@ -114,13 +115,13 @@ static void rng_serve(struct virtio_rng *rng, struct virtio_queue *queue)
             if (!virtio_queue_pop(queue, &rng->chain)) {
                 break;
             }
-            if (!again && !rng_faults(rng, queue, &budget)) {
+            if (!again && !rng_faults(rng, queue)) {
                 virtio_queue_unpop(queue, &rng->chain);
                 virtio_queue_flush(queue);
                 return;
             }
             again = false;
-            done = rng_fill(&rng->chain, budget);
+            done = rng_fill(&rng->chain, budget < rng->limit ? budget : rng->limit);
             rng->budget -= rng->rate != 0 ? done : 0;
             virtio_queue_push(queue, &rng->chain, done);
         }
