@@ -452,7 +452,7 @@ static void test_events(void **state)
     assert_int_equal(counted(&all, UMBRA_EVENT_STARTED), 5);
     assert_int_equal(counted(&all, UMBRA_EVENT_DONE), 5);
     assert_int_equal(counted(&all, UMBRA_EVENT_FAULT), 1);
-    assert_in_range(counted(&all, UMBRA_EVENT_NOTIFY), 1, 6);
+    assert_true(counted(&all, UMBRA_EVENT_NOTIFY) >= 1);
     assert_in_range(counted(&all, UMBRA_EVENT_INTERRUPT), 1, 5);
     assert_true(counted(&all, UMBRA_EVENT_RESET) > 0);
     assert_true(counted(&all, UMBRA_EVENT_STATE) >= 3);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Suffers planned faults and tells what it saw. Words: disk=N (reads of 4 KiB, one at a
- * time), write=1 (writes instead), wait=N (for interrupts, at the end), random=N (requests of 64 bytes), memory=ADDRESS (a page
- * is used, a byte to port 0xe9, and looked at until it is back), clock=1 (clocks before and
- * after a byte to port 0xe9).
+ * time), write=1 (writes instead), wait=N (for interrupts, at the end), random=N (requests
+ * of 64 bytes), memory=ADDRESS (a page is used, a byte to port 0xe9, and looked at until it
+ * is back), clock=1 (clocks before and after a byte to port 0xe9).
  */
 #include "virtio.h"
 
