@@ -258,6 +258,57 @@ UMBRA_API int umbra_translate_list(struct umbra_vm *vm, unsigned vcpu, uint64_t 
                                    const uint64_t *gva, uint64_t *gpa, size_t count,
                                    struct umbra_error *error);
 
+/* ---- Symbols --------------------------------------------------------------------------- */
+
+/** A name for an address. */
+struct umbra_symbol {
+    uint32_t size; /**< in: sizeof(struct umbra_symbol) */
+    char type;     /**< as nm(1) has it: T or t code, D, B, R data, A a mere number */
+    char reserved[3];
+    uint64_t address; /**< guest-virtual, of the symbol itself */
+    uint64_t length;  /**< bytes, 0 where it is not known */
+    uint64_t offset;  /**< from the symbol: what was asked for is address + offset */
+    char name[256];
+};
+
+/**
+ * Find a name ("start_kernel", "jiffies_64+4"). Known are the names in the config's "symbols"
+ * file, in files given to umbra_symbols_load(), in the kernel file when it is an ELF file with
+ * a symbol table, and those that a Linux kernel has in memory (CONFIG_KALLSYMS), as all
+ * distributions' kernels do; there a kernel that moved itself (KASLR) tells its new addresses
+ * once it has unpacked itself. Of several symbols of a name a global one is meant, then that
+ * of the lowest address. At any time.
+ * @return -ENOENT when nothing of that name is known.
+ */
+UMBRA_API int umbra_symbol_lookup(struct umbra_vm *vm, const char *name,
+                                  struct umbra_symbol *symbol, struct umbra_error *error);
+/** The symbol that holds guest-virtual address @p gva. */
+UMBRA_API int umbra_symbol_at(struct umbra_vm *vm, uint64_t gva,
+                              struct umbra_symbol *symbol, struct umbra_error *error);
+
+/** Read more names: an ELF file with a symbol table, a bzImage or a vmlinux with kallsyms.
+ * @p slide is added to its addresses. At any time; what was loaded last is asked first. */
+UMBRA_API int umbra_symbols_load(struct umbra_vm *vm, const char *path, uint64_t slide,
+                                 struct umbra_error *error);
+
+/** umbra_memory_read_virtual() and umbra_memory_write_virtual() at a symbol ("jiffies"). */
+UMBRA_API int umbra_memory_read_symbol(struct umbra_vm *vm, unsigned vcpu,
+                                       const char *name, void *buffer, size_t length,
+                                       struct umbra_error *error);
+UMBRA_API int umbra_memory_write_symbol(struct umbra_vm *vm, unsigned vcpu,
+                                        const char *name, const void *buffer,
+                                        size_t length, struct umbra_error *error);
+
+/**
+ * Write what the kernel or ELF file @p kernel (a bzImage as distributions ship it is fine)
+ * says about itself as an ELF file for gdb and other tools: its symbols and, of a Linux kernel
+ * with ORC tables, call frame information for backtraces. @p path must be new.
+ */
+UMBRA_API int umbra_symbols_export(const char *kernel, const char *path,
+                                   struct umbra_error *error);
+
+/* ---- Dirty pages ------------------------------------------------------------------------ */
+
 /** Called with the guest-physical address of a 4 KiB page. */
 typedef void (*umbra_page_fn)(void *context, uint64_t gpa);
 
@@ -337,6 +388,11 @@ struct umbra_stop {
 UMBRA_API int umbra_breakpoint_add(struct umbra_vm *vm, enum umbra_breakpoint_kind kind,
                                    uint64_t gva, unsigned length,
                                    struct umbra_error *error);
+/** The same at a symbol ("start_kernel"). */
+UMBRA_API int umbra_breakpoint_add_symbol(struct umbra_vm *vm,
+                                          enum umbra_breakpoint_kind kind,
+                                          const char *name, unsigned length,
+                                          struct umbra_error *error);
 UMBRA_API int umbra_breakpoint_remove(struct umbra_vm *vm,
                                       enum umbra_breakpoint_kind kind, uint64_t gva,
                                       unsigned length, struct umbra_error *error);
@@ -359,6 +415,14 @@ UMBRA_API int umbra_vm_step(struct umbra_vm *vm, unsigned vcpu, struct umbra_sto
  */
 UMBRA_API int umbra_gdb_listen(struct umbra_vm *vm, const char *address,
                                struct umbra_error *error);
+
+/**
+ * What a person wants to know about a VM that misbehaves, as text (malloc'd, the caller frees
+ * it): for every vCPU registers and controls, what it last left the guest for, code at RIP,
+ * backtrace, page walks; then the console's tail. In any state; a running VM stands still
+ * meanwhile. NULL with @p error when it cannot be made.
+ */
+UMBRA_API char *umbra_vm_report(struct umbra_vm *vm, struct umbra_error *error);
 
 /**
  * Write an ELF core of the guest to the new file @p path (mode 0600): registers of every vCPU

@@ -666,3 +666,25 @@ void guest_mem_dirty_take(const struct guest_region *region, unsigned long *bitm
         bitmap[i] |= atomic_exchange_explicit(&region->dirty[i], 0, memory_order_acquire);
     }
 }
+
+bool guest_region_data(const struct guest_region *region, uint64_t from, uint64_t *start,
+                       uint64_t *end)
+{
+    off_t at;
+
+    *start = from;
+    *end = region->size;
+    if (region->fd < 0 || from >= region->size) {
+        return from < region->size;
+    }
+    at = lseek(region->fd, (off_t)(region->fd_offset + from), SEEK_DATA);
+    if (at < 0) {
+        return false; /* ENXIO: holes to the end */
+    }
+    *start = (uint64_t)at - region->fd_offset;
+    at = lseek(region->fd, at, SEEK_HOLE);
+    if (at >= 0 && (uint64_t)at - region->fd_offset < region->size) {
+        *end = (uint64_t)at - region->fd_offset;
+    }
+    return *start < region->size;
+}

@@ -88,6 +88,14 @@ const void *guest_mem_const_ptr(const struct guest_mem *mem, gpa addr, uint64_t 
  */
 uint64_t guest_mem_span(const struct guest_mem *mem, gpa addr);
 
+/*
+ * The next part of @region from @from on that was ever written: [*start, *end) as offsets;
+ * false when there is no more. Reading only such parts takes no memory from the host. Where
+ * the host cannot tell, all of it is one part.
+ */
+bool guest_region_data(const struct guest_region *region, uint64_t from, uint64_t *start,
+                       uint64_t *end);
+
 /* Copy out of and into guest memory; ranges may cross adjacent regions. -EFAULT, with
  * nothing promised about the destination, when a byte lies outside (ROM may be read, not
  * written). */

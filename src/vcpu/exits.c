@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "base/util.h"
 #include "devices/bus.h"
 #include "vcpu/vcpu.h"
@@ -129,7 +130,7 @@ static enum vcpu_verdict exit_fail_entry(struct vcpu *vcpu)
         vcpu->run->fail_entry.cpu);
 }
 
-static enum vcpu_verdict exit_internal_error(struct vcpu *vcpu)
+static const char *internal_error_name(uint32_t suberror)
 {
     static const char *const names[] = {
         [KVM_INTERNAL_ERROR_EMULATION] = "emulation",
@@ -137,6 +138,13 @@ static enum vcpu_verdict exit_internal_error(struct vcpu *vcpu)
         [KVM_INTERNAL_ERROR_DELIVERY_EV] = "event delivery",
         [KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON] = "unexpected exit reason",
     };
+
+    return suberror < ARRAY_SIZE(names) && names[suberror] != NULL ? names[suberror]
+                                                                   : "unknown";
+}
+
+static enum vcpu_verdict exit_internal_error(struct vcpu *vcpu)
+{
     uint32_t suberror = vcpu->run->internal.suberror;
 
     if (suberror == KVM_INTERNAL_ERROR_EMULATION) {
@@ -145,9 +153,7 @@ static enum vcpu_verdict exit_internal_error(struct vcpu *vcpu)
     return vcpu_end(
         vcpu, VCPU_END_ERROR,
         "KVM internal error %u (%s) on vCPU %u, data 0x%" PRIx64 " 0x%" PRIx64, suberror,
-        suberror < ARRAY_SIZE(names) && names[suberror] != NULL ? names[suberror]
-                                                                : "unknown",
-        vcpu->index, (uint64_t)vcpu->run->internal.data[0],
+        internal_error_name(suberror), vcpu->index, (uint64_t)vcpu->run->internal.data[0],
         (uint64_t)vcpu->run->internal.data[1]);
 }
 
@@ -239,4 +245,56 @@ enum vcpu_verdict vcpu_handle_exit(struct vcpu *vcpu)
     return vcpu_end(vcpu, VCPU_END_ERROR,
                     "exit %u (%s) on vCPU %u, which umbra does not know", reason,
                     vcpu_exit_name(reason), vcpu->index);
+}
+
+/* Words of an internal error; the last of emulation failures are flags and bytes. */
+static void describe_internal(const struct kvm_run *run, struct text *text)
+{
+    uint32_t count = run->internal.ndata;
+
+    text_add(text, ", suberror %u (%s)", run->internal.suberror,
+             internal_error_name(run->internal.suberror));
+    for (uint32_t i = 0; i < count && i < ARRAY_SIZE(run->internal.data); i++) {
+        text_add(text, "%s%" PRIx64, i == 0 ? ", data " : " ",
+                 (uint64_t)run->internal.data[i]);
+    }
+}
+
+void vcpu_describe_exit(const struct vcpu *vcpu, char *buffer, size_t size)
+{
+    const struct kvm_run *run = vcpu->run;
+    struct text text;
+
+    text_fixed(&text, buffer, size);
+    text_add(&text, "reason %u (%s)", run->exit_reason, vcpu_exit_name(run->exit_reason));
+    switch (run->exit_reason) {
+    case KVM_EXIT_IO:
+        text_add(&text, ", %s port 0x%x, %u x %u bytes",
+                 run->io.direction == KVM_EXIT_IO_OUT ? "out" : "in", run->io.port,
+                 run->io.count, run->io.size);
+        break;
+    case KVM_EXIT_MMIO:
+        text_add(&text, ", %s GPA %" PRIx64 ", %u bytes",
+                 run->mmio.is_write ? "write" : "read", (uint64_t)run->mmio.phys_addr,
+                 run->mmio.len);
+        break;
+    case KVM_EXIT_FAIL_ENTRY:
+        text_add(&text, ", hardware reason %" PRIx64 ", CPU %u",
+                 (uint64_t)run->fail_entry.hardware_entry_failure_reason,
+                 run->fail_entry.cpu);
+        break;
+    case KVM_EXIT_INTERNAL_ERROR:
+        describe_internal(run, &text);
+        break;
+    case KVM_EXIT_SYSTEM_EVENT:
+        text_add(&text, ", type %u", run->system_event.type);
+        break;
+    case KVM_EXIT_UNKNOWN:
+        text_add(&text, ", hardware reason %" PRIx64,
+                 (uint64_t)run->hw.hardware_exit_reason);
+        break;
+    default:
+        break;
+    }
+    text_add(&text, "; interrupts %s", run->if_flag ? "enabled" : "disabled");
 }

@@ -353,6 +353,8 @@ enum vcpu_verdict vcpu_end(struct vcpu *vcpu, enum vcpu_end_kind kind, const cha
     va_start(args, format);
     vsnprintf(reason, sizeof(reason), format, args);
     va_end(args);
+    /* Closing the gate completes this exit, which overwrites what KVM says about it. */
+    vcpu_describe_exit(vcpu, vcpu->end_exit, sizeof(vcpu->end_exit));
     options->ended(options->context, vcpu, kind, reason);
     vcpu_set_close(vcpu->set);
     return VCPU_ENDED;

@@ -73,6 +73,7 @@ struct vcpu {
     bool alive;   /* the thread may be signalled; under the set's lock */
     struct exit_stats *stats;
     struct exit_detail detail; /* of the exit being handled */
+    char end_exit[256];        /* the exit that ended the run, for a person; "": none */
     void *arch;                /* the architecture's private part (struct vcpu_x86) */
 };
 
@@ -127,6 +128,9 @@ static inline bool vcpu_hook(struct vcpu *vcpu, enum exit_key_kind kind, uint64_
                              fault);
 }
 
+/* What KVM says about the exit that is being handled, for a person. */
+void vcpu_describe_exit(const struct vcpu *vcpu, char *text, size_t size);
+
 /* What a handler answers. */
 enum vcpu_verdict { VCPU_GO_ON, VCPU_ENDED };
 
@@ -156,7 +160,4 @@ enum vcpu_verdict vcpu_arch_exit(struct vcpu *vcpu, bool *handled);
 enum vcpu_verdict vcpu_arch_emulation_failure(struct vcpu *vcpu);
 /* Add the architecture's own statistics to a JSON object (jansson json_t). */
 void vcpu_arch_stats(struct vcpu *vcpu, void *json);
-/* Registers, disassembly and the last exits, for a person. */
-void vcpu_report(struct vcpu *vcpu, char *text, size_t size);
-
 #endif

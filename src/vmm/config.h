@@ -149,7 +149,8 @@ struct umbra_config {
     uint64_t timeout_ms; /* 0: none */
     enum config_on_reset on_reset;
     char *stats_path;
-    char *gdb; /* "PORT" or "unix:PATH" */
+    char *symbols; /* a file that names the kernel's addresses; NULL: its own */
+    char *gdb;     /* "PORT" or "unix:PATH" */
     bool gdb_wait;
     char *kvm_path; /* the KVM device, never NULL: "/dev/kvm" */
 

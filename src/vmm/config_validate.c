@@ -377,6 +377,7 @@ int umbra_config_check_files(const struct umbra_config *config, struct umbra_err
 
     check_file(&v, config->kernel, "$.kernel", "kernel", R_OK);
     check_file(&v, config->initrd, "$.initrd", "initrd", R_OK);
+    check_file(&v, config->symbols, "$.symbols", "file of symbols", R_OK);
     for (size_t i = 0; i < config->disk_count; i++) {
         const struct config_disk *disk = &config->disks[i];
         bool writes = !disk->readonly && disk->overlay == CONFIG_OVERLAY_NONE;

@@ -247,35 +247,13 @@ static bool core_is_zero(const uint8_t *bytes, size_t length)
     return bytes[0] == 0 && memcmp(bytes, bytes + 1, length - 1) == 0;
 }
 
-bool inspect_next_data(const struct guest_region *region, uint64_t from, uint64_t *start,
-                       uint64_t *end)
-{
-    off_t at;
-
-    *start = from;
-    *end = region->size;
-    if (region->fd < 0) {
-        return from < region->size;
-    }
-    at = lseek(region->fd, (off_t)(region->fd_offset + from), SEEK_DATA);
-    if (at < 0) {
-        return false; /* ENXIO: holes to the end */
-    }
-    *start = (uint64_t)at - region->fd_offset;
-    at = lseek(region->fd, at, SEEK_HOLE);
-    if (at >= 0 && (uint64_t)at - region->fd_offset < region->size) {
-        *end = (uint64_t)at - region->fd_offset;
-    }
-    return *start < region->size;
-}
-
 static int core_write_region(struct core *core, unsigned index)
 {
     const struct guest_region *region = core->regions[index];
     uint64_t at = 0, end;
     int ret = 0;
 
-    while (ret == 0 && inspect_next_data(region, at, &at, &end)) {
+    while (ret == 0 && guest_region_data(region, at, &at, &end)) {
         while (ret == 0 && at < end) {
             size_t part = end - at < CORE_CHUNK ? end - at : CORE_CHUNK;
 

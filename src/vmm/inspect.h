@@ -18,9 +18,4 @@ void inspect_end(struct umbra_vm *vm);
 int inspect_paging(struct umbra_vm *vm, struct vcpu *vcpu, struct umbra_paging *paging,
                    struct umbra_error *error);
 
-/* Where data begins and ends in @region from offset @from on; a memfd knows, other memory
- * is all data. False: there is no more (vmm/core.c). */
-bool inspect_next_data(const struct guest_region *region, uint64_t from, uint64_t *start,
-                       uint64_t *end);
-
 #endif

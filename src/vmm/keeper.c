@@ -59,6 +59,7 @@ static int vm_restart(struct umbra_vm *vm, struct umbra_error *error)
     vm_hold(vm);
     ret = machine_reset(&vm->machine, error);
     if (ret == 0) {
+        symbols_reset(vm);
         pthread_mutex_lock(&vm->lock);
         vm->pending.kind = UMBRA_OUTCOME_NONE;
         pthread_mutex_unlock(&vm->lock);

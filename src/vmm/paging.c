@@ -53,7 +53,7 @@ int umbra_memory_find(struct umbra_vm *vm, unsigned offset, const void *bytes,
         uint64_t at = 0, end = 0;
 
         while (regions[i].kind == GUEST_REGION_RAM &&
-               inspect_next_data(&regions[i], at, &at, &end)) {
+               guest_region_data(&regions[i], at, &at, &end)) {
             for (at = align_down(at, PAGE_BYTES); at < end; at += PAGE_BYTES) {
                 if (memcmp(regions[i].host + at + offset, bytes, length) != 0) {
                     continue;

@@ -187,6 +187,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     }
     pthread_mutex_init(&vm->control, NULL);
     hooks_init(&vm->hooks);
+    symbols_init(&vm->symbols);
     pthread_mutex_init(&vm->lock, NULL);
     pthread_mutex_init(&vm->inject_lock, NULL);
     pthread_condattr_init(&attributes);
@@ -209,6 +210,10 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     }
     events.context = vm;
     ret = machine_create(&vm->machine, vm->config, &events, error);
+    if (ret == 0) {
+        symbols_reset(vm);
+        ret = symbols_open(vm, error);
+    }
     if (ret == 0 && vm->config->gdb != NULL) {
         ret = umbra_gdb_listen(vm, vm->config->gdb, error);
     }
@@ -458,6 +463,7 @@ int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error)
     faults_restart(vm->machine.faults);
     ret = machine_reset(&vm->machine, error);
     if (ret == 0) {
+        symbols_reset(vm);
         pthread_mutex_lock(&vm->lock);
         vm->pending.kind = UMBRA_OUTCOME_NONE;
         vm->action_count = 0;
@@ -513,6 +519,7 @@ void umbra_vm_destroy(struct umbra_vm *vm)
     pthread_cond_destroy(&vm->changed);
     pthread_mutex_destroy(&vm->lock);
     pthread_mutex_destroy(&vm->inject_lock);
+    symbols_destroy(&vm->symbols);
     hooks_fini(&vm->hooks);
     pthread_mutex_destroy(&vm->control);
     free(vm);

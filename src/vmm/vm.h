@@ -22,6 +22,7 @@
 #include "vmm/gdb.h"
 #include "vmm/hooks.h"
 #include "vmm/machine.h"
+#include "vmm/symbols.h"
 
 enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED, VM_ENDED };
 
@@ -45,6 +46,7 @@ struct umbra_vm {
     struct hooks hooks;
     struct vm_output outputs[MACHINE_SERIAL_PORTS];
     struct debug debug;
+    struct symbols symbols;
 
     pthread_mutex_t control;
     bool threads_started; /* under control */

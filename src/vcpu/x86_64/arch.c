@@ -107,6 +107,7 @@ int vcpu_arch_reset(struct vcpu *vcpu, struct umbra_error *error)
         return error_set(error, UMBRA_ERROR_STATE, EINVAL,
                          "vCPU %u has no saved initial state to go back to", vcpu->index);
     }
+    vcpu->end_exit[0] = '\0';
     return vcpu_state_set(vcpu, VCPU_STATE_ALL, x86->initial, error);
 }
 

@@ -1,41 +1,42 @@
 /* SPDX-License-Identifier: MIT */
-/* A vCPU's state for a person: registers, controls, what ran last. */
+/* Registers, code, page walks and last exits of a vCPU for a person. */
+#include "vcpu/report.h"
+
 #include <inttypes.h>
 #include <linux/kvm.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/util.h"
 #include "memory/guest_mem.h"
 #include "vcpu/x86_64/insn.h"
-#include "vcpu/x86_64/state.h"
+#include "vcpu/x86_64/look.h"
+#include "vcpu/x86_64/report_state.h"
+#include "vcpu/x86_64/walk.h"
 
-enum { REPORT_LAST_EXITS = 16, REPORT_CODE_BYTES = 48, REPORT_CODE_LINES = 6 };
-
-struct report {
-    char *text;
-    size_t size, used;
+enum {
+    LAST_EXITS = 16,
+    CODE_BEFORE = 24,
+    CODE_BYTES = 64,
+    LINES_BEFORE = 4,
+    LINES_BEHIND = 8,
+    LINE_TEXT = 96,
 };
 
-static void __attribute__((format(printf, 2, 3)))
-report_add(struct report *report, const char *format, ...)
+static void report_name(const struct report_names *names, uint64_t address,
+                        const char *before, struct text *text)
 {
-    va_list args;
-    int n;
+    char name[REPORT_NAME_SIZE] = "";
 
-    va_start(args, format);
-    n = vsnprintf(report->text + report->used, report->size - report->used, format, args);
-    va_end(args);
-    if (n > 0) {
-        report->used += (size_t)n;
-        if (report->used >= report->size) {
-            report->used = report->size - 1;
-        }
+    if (names != NULL) {
+        names->name(names->context, address, name);
+    }
+    if (name[0] != '\0') {
+        text_add(text, "%s%s", before, name);
     }
 }
 
-static void report_registers(struct report *report, const struct kvm_regs *regs)
+static void report_registers(const struct kvm_regs *regs,
+                             const struct report_names *names, struct text *text)
 {
     const struct {
         const char *name;
@@ -48,159 +49,213 @@ static void report_registers(struct report *report, const struct kvm_regs *regs)
         { "r12", regs->r12 }, { "r13", regs->r13 }, { "r14", regs->r14 },
         { "r15", regs->r15 }, { "rip", regs->rip }, { "rflags", regs->rflags },
     };
+    bool any = false;
 
     for (size_t i = 0; i < ARRAY_SIZE(list); i++) {
-        report_add(report, "  %-6s %016" PRIx64 "%s", list[i].name, list[i].value,
-                   i % 3 == 2 ? "\n" : "");
+        text_add(text, "  %-6s %016" PRIx64 "%s", list[i].name, list[i].value,
+                 i % 3 == 2 ? "\n" : "");
     }
-}
+    for (size_t i = 0; i < ARRAY_SIZE(list) - 1; i++) {
+        char name[REPORT_NAME_SIZE] = "";
 
-static void report_segment(struct report *report, const char *name,
-                           const struct kvm_segment *segment)
-{
-    report_add(report,
-               "  %-4s sel %04x base %016" PRIx64
-               " limit %08x type %x dpl %u%s%s%s%s%s\n",
-               name, segment->selector, (uint64_t)segment->base, segment->limit,
-               segment->type, segment->dpl, segment->present ? " present" : "",
-               segment->l    ? " 64-bit"
-               : segment->db ? " 32-bit"
-                             : "",
-               segment->g ? " pages" : "", segment->s ? "" : " system",
-               segment->unusable ? " unusable" : "");
-}
-
-static void report_system(struct report *report, const struct kvm_sregs *sregs)
-{
-    report_add(report,
-               "  cr0  %016" PRIx64 "  cr2  %016" PRIx64 "  cr3  %016" PRIx64 "\n"
-               "  cr4  %016" PRIx64 "  cr8  %016" PRIx64 "  efer %016" PRIx64 "\n",
-               (uint64_t)sregs->cr0, (uint64_t)sregs->cr2, (uint64_t)sregs->cr3,
-               (uint64_t)sregs->cr4, (uint64_t)sregs->cr8, (uint64_t)sregs->efer);
-    report_segment(report, "cs", &sregs->cs);
-    report_segment(report, "ss", &sregs->ss);
-    report_segment(report, "ds", &sregs->ds);
-    report_segment(report, "es", &sregs->es);
-    report_segment(report, "fs", &sregs->fs);
-    report_segment(report, "gs", &sregs->gs);
-    report_segment(report, "tr", &sregs->tr);
-    report_segment(report, "ldt", &sregs->ldt);
-    report_add(report,
-               "  gdt  base %016" PRIx64 " limit %04x   idt  base %016" PRIx64
-               " limit %04x\n",
-               (uint64_t)sregs->gdt.base, sregs->gdt.limit, (uint64_t)sregs->idt.base,
-               sregs->idt.limit);
-}
-
-static void report_events(struct report *report, const struct vcpu_state *state)
-{
-    static const char *const mp_names[] = { "runnable", "uninitialized", "init-received",
-                                            "halted", "sipi-received" };
-    const struct kvm_vcpu_events *events = &state->events;
-    uint32_t mp = state->mp.mp_state;
-
-    report_add(report, "  mp state %s", mp < ARRAY_SIZE(mp_names) ? mp_names[mp] : "?");
-    if (events->exception.injected) {
-        report_add(report, ", exception %u error 0x%x being delivered",
-                   events->exception.nr, events->exception.error_code);
-    }
-    if (events->interrupt.injected) {
-        report_add(report, ", interrupt %u being delivered", events->interrupt.nr);
-    }
-    report_add(report, "%s%s\n", events->interrupt.shadow ? ", interrupt shadow" : "",
-               events->nmi.masked ? ", NMI blocked" : "");
-}
-
-/* The bytes at CS:RIP that are mapped and RAM. */
-static size_t report_fetch(struct vcpu *vcpu, uint64_t address,
-                           uint8_t bytes[REPORT_CODE_BYTES])
-{
-    size_t count = 0;
-
-    while (count < REPORT_CODE_BYTES) {
-        size_t part = 4096 - (address + count) % 4096;
-        uint64_t at;
-
-        if (part > REPORT_CODE_BYTES - count) {
-            part = REPORT_CODE_BYTES - count;
+        if (names != NULL) {
+            names->name(names->context, list[i].value, name);
         }
-        if (!vcpu_translate(vcpu, address + count, &at) ||
-            guest_mem_read(vcpu->set->options.mem, at, bytes + count, part) < 0) {
-            break;
+        if (name[0] != '\0') {
+            text_add(text, "%s%s %s", any ? ", " : "  ", list[i].name, name);
+            any = true;
         }
-        count += part;
     }
-    return count;
+    text_add(text, "%s", any ? "\n" : "");
 }
 
-static void report_code(struct report *report, struct vcpu *vcpu,
-                        const struct vcpu_state *state)
+void vcpu_report_state(struct vcpu *vcpu, const struct report_names *names,
+                       struct text *text)
 {
-    const struct kvm_segment *cs = &state->sregs.cs;
-    bool wide = (state->sregs.efer & 0x400) && cs->l; /* EFER.LMA */
-    unsigned bits = wide ? 64 : cs->db ? 32 : 16;
-    uint64_t rip = state->regs.rip;
-    uint8_t bytes[REPORT_CODE_BYTES];
-    size_t count = report_fetch(vcpu, wide ? rip : (uint32_t)(cs->base + rip), bytes);
-    size_t at = 0;
+    const unsigned parts = VCPU_STATE_ALL & ~(unsigned)VCPU_STATE_XSAVE;
+    struct vcpu_state *state = calloc(1, sizeof(*state));
+    struct umbra_error error;
 
-    report_add(report, "  code at rip (%u-bit)%s\n", bits,
-               count == 0 ? ": not in mapped memory" : ":");
-    for (unsigned line = 0; line < REPORT_CODE_LINES && at < count; line++) {
-        char text[96];
-        int length =
-            insn_disassemble(bytes + at, count - at, rip + at, bits, text, sizeof(text));
+    if (state == NULL || vcpu_state_get(vcpu, parts, state, &error) < 0) {
+        text_add(text, "  its registers cannot be read: %s\n",
+                 state == NULL ? "out of memory" : error.message);
+    } else {
+        report_registers(&state->regs, names, text);
+        text_add(text, "guest state\n");
+        report_guest_state(state, text);
+        text_add(text, "controls\n");
+        report_controls(vcpu, state, text);
+        text_add(text, "exit information\n  %s\n",
+                 vcpu->end_exit[0] != '\0' ? vcpu->end_exit
+                                           : "none: it was stopped from outside");
+    }
+    free(state);
+}
 
-        report_add(report, "    %016" PRIx64 "  ", rip + at);
-        for (int i = 0; i < (length > 0 ? length : 1); i++) {
-            report_add(report, "%02x ", bytes[at + (size_t)i]);
+/* ---- Code ------------------------------------------------------------------------------------ */
+
+/* One instruction; its length, at least 1. */
+static size_t code_line(const uint8_t *bytes, size_t count, uint64_t rip, unsigned bits,
+                        bool here, struct text *text)
+{
+    char line[LINE_TEXT];
+    int length = insn_disassemble(bytes, count, rip, bits, line, sizeof(line));
+    size_t used = length > 0 ? (size_t)length : 1;
+
+    text_add(text, "  %s %016" PRIx64 "  ", here ? "->" : "  ", rip);
+    for (size_t i = 0; i < used; i++) {
+        text_add(text, "%02x", bytes[i]);
+    }
+    text_add(text, "%*s%s\n", used < 10 ? (int)(22 - 2 * used) : 2, "", line);
+    return used;
+}
+
+/* The first byte from which instructions end exactly at @target: x86 code read from a wrong
+ * start falls into step soon, so the earliest start that does is likely right. */
+static size_t code_start(const uint8_t *bytes, size_t from, size_t target, unsigned bits)
+{
+    char line[LINE_TEXT];
+
+    for (size_t start = from; start < target; start++) {
+        size_t at = start, starts[CODE_BEFORE], count = 0;
+
+        while (at < target && count < CODE_BEFORE) {
+            int length =
+                insn_disassemble(bytes + at, target - at, 0, bits, line, sizeof(line));
+
+            if (length <= 0) {
+                break;
+            }
+            starts[count++] = at;
+            at += (size_t)length;
         }
-        report_add(report, " %s\n", text);
-        if (length < 0) {
-            break;
+        if (at == target && count > 0) {
+            return starts[count > LINES_BEFORE ? count - LINES_BEFORE : 0];
         }
-        at += (size_t)length;
+    }
+    return target;
+}
+
+void vcpu_report_code(struct vcpu *vcpu, const struct report_names *names,
+                      struct text *text)
+{
+    uint8_t bytes[CODE_BEFORE + CODE_BYTES];
+    struct vcpu_look look;
+    size_t before = CODE_BEFORE, count, at;
+
+    if (vcpu_look_begin(vcpu, &look) < 0) {
+        return;
+    }
+    while (before > 0 &&
+           !vcpu_look_read(&look, look.code + look.regs.rip - before, bytes, before)) {
+        before--;
+    }
+    for (count = CODE_BYTES;
+         count > 0 &&
+         !vcpu_look_read(&look, look.code + look.regs.rip, bytes + before, count);
+         count--) {
+    }
+    text_add(text, "code at rip (%u-bit)%s", look.bits,
+             count == 0 ? ": not in mapped memory" : "");
+    report_name(names, look.code + look.regs.rip, " ", text);
+    text_add(text, "\n");
+    at = count > 0 ? code_start(bytes, 0, before, look.bits) : 0;
+    for (unsigned line = 0; count > 0 && line < LINES_BEHIND && at < before + count;) {
+        size_t end = at < before ? before : before + count;
+
+        line += at >= before;
+        at += code_line(bytes + at, end - at, look.regs.rip + at - before, look.bits,
+                        at == before, text);
     }
 }
 
-static void report_last_exits(struct report *report, const struct exit_stats *stats)
-{
-    uint64_t count =
-        stats->ring_next < REPORT_LAST_EXITS ? stats->ring_next : REPORT_LAST_EXITS;
+/* ---- Page walks -------------------------------------------------------------------------------- */
 
-    report_add(report, "last exits (oldest first):\n");
+static void report_entry_flags(uint64_t entry, struct text *text)
+{
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } flags[] = { { 1, "write" },    { 2, "user" },       { 3, "write-through" },
+                  { 4, "uncached" }, { 5, "accessed" },   { 6, "dirty" },
+                  { 8, "global" },   { 63, "no-execute" } };
+
+    if (!(entry & 1)) {
+        text_add(text, "not present");
+        return;
+    }
+    text_add(text, "present");
+    for (size_t i = 0; i < ARRAY_SIZE(flags); i++) {
+        if (entry >> flags[i].bit & 1) {
+            text_add(text, " %s", flags[i].name);
+        }
+    }
+}
+
+static void report_walk(const struct vcpu_look *look, const char *name, uint64_t address,
+                        struct text *text)
+{
+    static const char *const tables[] = { "PT", "PD", "PDPT", "PML4", "PML5" };
+    struct walk_path path;
+
+    walk_look(look->mem, &look->cpu, address, &path);
+    text_add(text, "page walk of %s %016" PRIx64, name, address);
+    if (path.levels == 0) {
+        text_add(text, ": paging is off\n");
+        return;
+    }
+    text_add(text, " (%u levels from cr3 %" PRIx64 ")\n", path.levels, look->cpu.cr3);
+    for (unsigned i = 0; i < path.count; i++) {
+        text_add(text, "  %-4s[%3u] at %012" PRIx64 " = %016" PRIx64 "  ",
+                 tables[path.levels - 1 - i], path.step[i].index, path.step[i].at,
+                 path.step[i].entry);
+        report_entry_flags(path.step[i].entry, text);
+        text_add(text, "\n");
+    }
+    if (path.outside) {
+        text_add(text, "  the next table is not in RAM\n");
+    } else if (path.mapped) {
+        char size[16];
+        const void *host = guest_mem_const_ptr(look->mem, path.physical, 1);
+
+        text_add(text, "  maps GPA %" PRIx64 " (%s page, %s, %s%s)%s\n", path.physical,
+                 size_format(path.page_size, size, sizeof(size)),
+                 path.user ? "user" : "supervisor",
+                 path.writable ? "writable" : "read-only",
+                 path.executable ? ", executable" : "", host == NULL ? ": not RAM" : "");
+    } else {
+        text_add(text, "  not mapped\n");
+    }
+}
+
+void vcpu_report_walks(struct vcpu *vcpu, struct text *text)
+{
+    struct vcpu_look look;
+
+    if (vcpu_look_begin(vcpu, &look) < 0) {
+        return;
+    }
+    report_walk(&look, "rip", look.code + look.regs.rip, text);
+    report_walk(&look, "rsp", look.stack + look.regs.rsp, text);
+}
+
+/* ---- Exits ------------------------------------------------------------------------------------- */
+
+void vcpu_report_exits(struct vcpu *vcpu, struct text *text)
+{
+    const struct exit_stats *stats = vcpu->stats;
+    uint64_t count = stats->ring_next < LAST_EXITS ? stats->ring_next : LAST_EXITS;
+
+    text_add(text, "last exits (oldest first)%s\n", count == 0 ? ": none" : "");
     for (uint64_t i = stats->ring_next - count; i < stats->ring_next; i++) {
         const struct exit_record *record = &stats->ring[i % EXIT_RING_SIZE];
 
         if (record->kind == EXIT_KEY_NONE) {
-            report_add(report, "  %s\n", vcpu_exit_name(record->reason));
+            text_add(text, "  %s\n", vcpu_exit_name(record->reason));
         } else {
-            report_add(report, "  %-6s %-10s 0x%" PRIx64 " size %u value 0x%" PRIx64 "\n",
-                       vcpu_exit_name(record->reason), exit_key_kind_name(record->kind),
-                       record->key, record->size, record->value);
+            text_add(text, "  %-6s %-10s 0x%" PRIx64 " size %u value 0x%" PRIx64 "\n",
+                     vcpu_exit_name(record->reason), exit_key_kind_name(record->kind),
+                     record->key, record->size, record->value);
         }
     }
-}
-
-void vcpu_report(struct vcpu *vcpu, char *text, size_t size)
-{
-    const unsigned parts =
-        VCPU_STATE_REGS | VCPU_STATE_SREGS | VCPU_STATE_EVENTS | VCPU_STATE_MP;
-    struct report report = { .text = text, .size = size };
-    struct vcpu_state *state = calloc(1, sizeof(*state));
-    struct umbra_error error;
-
-    text[0] = '\0';
-    report_add(&report, "vCPU %u:\n", vcpu->index);
-    if (state == NULL || vcpu_state_get(vcpu, parts, state, &error) < 0) {
-        report_add(&report, "  its registers cannot be read: %s\n",
-                   state == NULL ? "out of memory" : error.message);
-    } else {
-        report_registers(&report, &state->regs);
-        report_system(&report, &state->sregs);
-        report_events(&report, state);
-        report_code(&report, vcpu, state);
-    }
-    free(state);
-    report_last_exits(&report, vcpu->stats);
 }

@@ -224,6 +224,55 @@ int walk_translate(struct guest_mem *mem, const struct insn_cpu *cpu, uint64_t a
     return result;
 }
 
+void walk_look(struct guest_mem *mem, const struct insn_cpu *cpu, uint64_t address,
+               struct walk_path *path)
+{
+    struct walk walk = { .mem = mem, .cpu = cpu, .address = address };
+    const struct walk_mode mode = walk_mode(cpu);
+    gpa table = cpu->cr3 & (mode.pae_top ? UINT64_C(0xffffffe0) : PTE_ADDRESS);
+
+    *path = (struct walk_path){ .writable = true, .user = true, .executable = true };
+    if (!(cpu->cr0 & CR0_PG)) {
+        path->mapped = true;
+        path->physical = address;
+        path->page_size = PAGE_SIZE;
+        return;
+    }
+    walk.mode = mode;
+    path->levels = mode.levels;
+    for (unsigned level = mode.levels; level > 0; level--) {
+        unsigned shift = PAGE_SHIFT + mode.index_bits * (level - 1);
+        uint64_t index = address >> shift & ((UINT64_C(1) << mode.index_bits) - 1);
+        bool top = mode.pae_top && level == mode.levels;
+        gpa at = table + (top ? index & 3 : index) * mode.entry_size;
+        void *pointer = guest_mem_ptr(mem, at, mode.entry_size);
+        uint64_t entry;
+
+        if (!pointer) {
+            path->outside = true;
+            return;
+        }
+        entry = entry_load(&walk, pointer);
+        path->step[path->count].at = at;
+        path->step[path->count].entry = entry;
+        path->step[path->count++].index = (unsigned)(top ? index & 3 : index);
+        if (!(entry & PTE_PRESENT) || entry_reserved(&walk, entry, level))
+            return;
+        if (!top) {
+            path->writable &= (entry & PTE_WRITE) != 0;
+            path->user &= (entry & PTE_USER) != 0;
+            path->executable &= mode.entry_size == 4 || !(entry & PTE_NX);
+        }
+        if (level == 1 || (!top && level <= mode.large_max && (entry & PTE_LARGE))) {
+            path->mapped = true;
+            path->physical = leaf_address(&walk, entry, level);
+            path->page_size = UINT64_C(1) << shift;
+            return;
+        }
+        table = entry & PTE_ADDRESS;
+    }
+}
+
 /* A linear range as physical pieces. */
 struct pieces {
     unsigned count;

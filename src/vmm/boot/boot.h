@@ -50,6 +50,13 @@ enum boot_mode {
     BOOT_MODE_LONG,      /* 64-bit, paging on through page tables that the loader wrote */
 };
 
+enum { BOOT_MAX_SEGMENTS = 8 };
+
+/* A part of an ELF image where it was loaded. */
+struct boot_segment {
+    uint64_t virtual_address, address, size;
+};
+
 /* What the vCPU layer turns into KVM registers. */
 struct boot_entry {
     enum boot_image_kind kind;
@@ -62,6 +69,9 @@ struct boot_entry {
     uint16_t cs, ds;       /* selectors into it, or the real-mode CS paragraph */
     char description[128]; /* "bzImage 6.1.0-56-amd64 (zstd), unpacked on the host" */
     bool linux_kernel;     /* takes Linux command-line options */
+    /* The first segments of an ELF image; none of one that unpacks itself. */
+    struct boot_segment segments[BOOT_MAX_SEGMENTS];
+    unsigned segment_count;
 };
 
 int boot_load(const struct boot_request *request, struct boot_entry *entry,

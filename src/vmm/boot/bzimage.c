@@ -195,6 +195,23 @@ static int bzimage_enter_kernel(struct loader *loader, struct bzimage *bz,
                         elf.entry, error);
 }
 
+int bzimage_unpack(const void *data, size_t size, size_t limit, void **vmlinux,
+                   size_t *vmlinux_size, struct umbra_error *error)
+{
+    const struct image image = { .data = data, .size = size };
+    const char *format;
+    struct bzimage bz;
+    int result = bzimage_parse(&image, &bz, error);
+
+    if (result == 0 && bz.payload_size == 0) {
+        result = error_set(error, UMBRA_ERROR_CONFIG, ENOEXEC,
+                           "its boot protocol does not tell where its kernel is");
+    }
+    return result != 0 ? result
+                       : boot_decompress(bz.payload, bz.payload_size, limit, vmlinux,
+                                         vmlinux_size, &format, error);
+}
+
 int bzimage_load(struct loader *loader, struct umbra_error *error)
 {
     uint64_t limit = guest_mem_ram_size(loader->mem);

@@ -245,6 +245,11 @@ int elf_put(struct loader *loader, const struct elf_image *elf, const uint8_t *d
         if (result != 0) {
             return result;
         }
+        if (loader->entry->segment_count < BOOT_MAX_SEGMENTS) {
+            loader->entry->segments[loader->entry->segment_count++] =
+                (struct boot_segment){ segment->virtual_address, segment->address,
+                                       segment->memory_size };
+        }
     }
     return 0;
 }

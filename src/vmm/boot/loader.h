@@ -32,6 +32,10 @@ int flat_load(struct loader *loader, struct umbra_error *error);
 bool bzimage_probe(const void *data, size_t size);
 bool multiboot_probe(const void *data, size_t size);
 
+/* The kernel inside a bzImage as a malloc'd buffer of at most @limit bytes. */
+int bzimage_unpack(const void *data, size_t size, size_t limit, void **vmlinux,
+                   size_t *vmlinux_size, struct umbra_error *error);
+
 /* Claim [base, base+memory_size) and fill it: @size bytes of @data, then zeroes. */
 struct loader_piece {
     gpa base;

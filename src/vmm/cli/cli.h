@@ -18,6 +18,8 @@ int command_ctl(int argc, char **argv);
 int command_stop(int argc, char **argv);
 int command_console(int argc, char **argv);
 int command_core(int argc, char **argv);
+int command_report(int argc, char **argv);
+int command_symbols(int argc, char **argv);
 int command_stat(int argc, char **argv);
 int command_top(int argc, char **argv);
 int command_mmu(int argc, char **argv);

@@ -130,6 +130,38 @@ int command_stop(int argc, char **argv)
     return call("stop", line.arguments[0], now ? "stop" : "power_button", NULL, false);
 }
 
+int command_report(int argc, char **argv)
+{
+    char why[2048];
+    struct client client;
+    json_t *result;
+    int status;
+
+    if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
+        puts(
+            "Usage: umbra report NAME\n\n"
+            "Print a running VM's registers, code, backtraces, page walks and the end of "
+            "its console. It\nstands still for a moment.");
+        return EXIT_STATUS_OK;
+    }
+    if (argc != 2) {
+        return cli_usage("report", "name the VM: umbra report NAME");
+    }
+    status = client_open(&client, "report", argv[1]);
+    if (status != EXIT_STATUS_OK) {
+        return status;
+    }
+    result = client_call(&client, "report", NULL, why, sizeof(why));
+    client_close(&client);
+    if (result == NULL) {
+        fprintf(stderr, "umbra report: %s: %s\n", argv[1], why);
+        return EXIT_STATUS_INTERNAL;
+    }
+    fputs(json_string_value(json_object_get(result, "text")), stdout);
+    json_decref(result);
+    return EXIT_STATUS_OK;
+}
+
 int command_core(int argc, char **argv)
 {
     char *folder, *path = NULL;
