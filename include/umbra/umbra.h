@@ -774,6 +774,64 @@ UMBRA_API int umbra_control_path(const char *name, char *path, size_t size,
 
 /* ---- Statistics ------------------------------------------------------------------ */
 
+/** What was counted of one kind of exit on one vCPU. */
+struct umbra_exit_counter {
+    uint32_t size; /**< of this struct */
+    uint32_t vcpu;
+    char reason[24]; /**< "IO", "MMIO", ... (KVM_EXIT_*); empty: see access */
+    uint32_t access; /**< enum umbra_access_kind; 0: all of that reason */
+    uint32_t buckets;
+    uint64_t key; /**< port, page of MMIO, MSR */
+    uint64_t count;
+    uint64_t ns;           /**< from the exit until its handler was done, in all */
+    uint64_t below_ns[24]; /**< how many took less, and as long as the bucket before */
+    uint64_t bucket_count[24];
+};
+
+typedef void (*umbra_exit_fn)(void *context, const struct umbra_exit_counter *counter);
+
+/** Call @p fn for every kind of exit that happened, while the VM goes on. */
+UMBRA_API int umbra_vm_exits(struct umbra_vm *vm, umbra_exit_fn fn, void *context,
+                             struct umbra_error *error);
+
+/** As KVM has them; kernels to come may have others. */
+enum umbra_kvm_stat_kind {
+    UMBRA_KVM_STAT_CUMULATIVE,
+    UMBRA_KVM_STAT_INSTANT,
+    UMBRA_KVM_STAT_PEAK,
+    UMBRA_KVM_STAT_LINEAR_HISTOGRAM, /**< buckets of bucket_size, the last all above */
+    UMBRA_KVM_STAT_LOG_HISTOGRAM,    /**< bucket n holds [2^(n-1), 2^n), the first 0 */
+};
+
+enum umbra_kvm_stat_unit {
+    UMBRA_KVM_STAT_NONE,
+    UMBRA_KVM_STAT_BYTES,
+    UMBRA_KVM_STAT_SECONDS,
+    UMBRA_KVM_STAT_CYCLES,
+    UMBRA_KVM_STAT_BOOLEAN,
+};
+
+/** One of KVM's own statistics; each value stands for value * base^exponent units. */
+struct umbra_kvm_stat {
+    uint32_t size; /**< of this struct */
+    enum umbra_kvm_stat_kind kind;
+    enum umbra_kvm_stat_unit unit;
+    uint32_t base; /**< 10 or 2 */
+    int32_t exponent;
+    uint32_t bucket_size;
+    uint32_t count; /**< of values */
+    uint32_t reserved;
+    char name[48];
+    uint64_t values[64];
+};
+
+typedef void (*umbra_kvm_stat_fn)(void *context, const struct umbra_kvm_stat *stat);
+
+/** Call @p fn for each statistic that KVM keeps of vCPU @p vcpu, or of the VM with -1.
+ * -ENOTSUP where KVM has none (Linux before 5.14). */
+UMBRA_API int umbra_vm_kvm_stats(struct umbra_vm *vm, int vcpu, umbra_kvm_stat_fn fn,
+                                 void *context, struct umbra_error *error);
+
 /** All statistics as JSON text (malloc'd, the caller frees it); NULL when out of memory.
  */
 UMBRA_API char *umbra_vm_stats_json(struct umbra_vm *vm);

@@ -22,6 +22,7 @@
 
 #include "base/error.h"
 #include "base/util.h"
+#include "vcpu/kvm_stats.h"
 
 enum vcpu_want { WANT_RUN, WANT_PAUSE, WANT_STOP };
 
@@ -63,6 +64,7 @@ static int vcpu_create(struct vcpu_set *set, unsigned index, struct umbra_error 
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot map the run structure of vCPU %u", index);
     }
+    vcpu->stats_fd = kvm_stats_open(vcpu->fd);
     vcpu->stats = calloc(1, sizeof(*vcpu->stats));
     if (vcpu->stats == NULL) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM,
@@ -81,6 +83,9 @@ static void vcpu_release(struct vcpu *vcpu, size_t run_size)
     vcpu_arch_destroy(vcpu);
     if (vcpu->run != NULL) {
         munmap(vcpu->run, run_size);
+    }
+    if (vcpu->stats_fd >= 0) {
+        close(vcpu->stats_fd);
     }
     if (vcpu->fd >= 0) {
         close(vcpu->fd);
@@ -110,6 +115,7 @@ int vcpu_set_create(const struct vcpu_set_options *options, struct vcpu_set **ou
     }
     for (unsigned i = 0; i < options->count; i++) {
         set->vcpus[i].fd = -1;
+        set->vcpus[i].stats_fd = -1;
     }
     for (unsigned i = 0; i < options->count; i++) {
         ret = vcpu_create(set, i, error);

@@ -67,6 +67,7 @@ struct vcpu {
     struct vcpu_set *set;
     unsigned index;
     int fd;
+    int stats_fd; /* of KVM's own statistics; -1: none */
     struct kvm_run *run;
     pthread_t thread;
     bool started; /* there is a thread to join; the controller's */

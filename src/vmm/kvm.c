@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "vcpu/kvm_stats.h"
 #include "vmm/board.h"
 
 enum { KVM_MAX_ROUTES = 4096, KVM_IRQCHIP_ROUTES = 16 + IRQ_GSI_COUNT };
@@ -83,6 +84,7 @@ static int kvm_create_vm(struct kvm *kvm, struct umbra_error *error)
         return error_set(error, UMBRA_ERROR_INTERNAL, EINVAL,
                          "KVM_GET_VCPU_MMAP_SIZE returned %d", size);
     }
+    kvm->stats_fd = kvm_stats_open(kvm->vm_fd);
     kvm->run_size = (size_t)size;
     size = ioctl(kvm->fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
     kvm->max_vcpus = size > 0 ? (unsigned)size : 4;
@@ -324,7 +326,7 @@ int kvm_open(struct kvm *kvm, const struct kvm_options *options,
 {
     int ret;
 
-    *kvm = (struct kvm){ .fd = -1, .vm_fd = -1 };
+    *kvm = (struct kvm){ .fd = -1, .vm_fd = -1, .stats_fd = -1 };
     irq_chip_init(&kvm->irqs, &kvm_irq_ops);
     pthread_mutex_init(&kvm->route_lock, NULL);
     ret = kvm_open_device(kvm, options->path != NULL ? options->path : "/dev/kvm", error);
@@ -342,6 +344,9 @@ int kvm_open(struct kvm *kvm, const struct kvm_options *options,
 
 void kvm_close(struct kvm *kvm)
 {
+    if (kvm->stats_fd >= 0) {
+        close(kvm->stats_fd);
+    }
     if (kvm->vm_fd >= 0) {
         close(kvm->vm_fd);
     }
@@ -350,6 +355,7 @@ void kvm_close(struct kvm *kvm)
     }
     kvm->fd = -1;
     kvm->vm_fd = -1;
+    kvm->stats_fd = -1;
     free(kvm->routes);
     kvm->routes = NULL;
     pthread_mutex_destroy(&kvm->route_lock);

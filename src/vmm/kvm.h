@@ -26,6 +26,7 @@ struct kvm {
     struct irq_chip irqs; /* first: what devices drive */
     int fd;               /* /dev/kvm */
     int vm_fd;
+    int stats_fd;    /* of KVM's own statistics; below 0: none */
     size_t run_size; /* of a vCPU's struct kvm_run mapping */
     unsigned max_vcpus;
     bool split_irqchip;

@@ -16,7 +16,7 @@
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/options.h"
 
-enum { TOP_REASONS = 48, TOP_VMS = 64 };
+enum { TOP_REASONS = 48, TOP_VMS = 64, TOP_NUMBERS = 96 };
 
 /* Totals of one exit reason over all vCPUs. */
 struct reason {
@@ -29,6 +29,12 @@ struct sample {
     struct reason reasons[TOP_REASONS];
     int reason_count;
     long long exits, unanswered;
+    long long halts; /* of KVM's own numbers */
+    struct kvm_number {
+        char name[48];
+        long long value;
+    } kvm[TOP_NUMBERS];
+    int kvm_count;
 };
 
 static struct reason *sample_reason(struct sample *sample, const char *name)
@@ -46,15 +52,47 @@ static struct reason *sample_reason(struct sample *sample, const char *name)
     return &sample->reasons[sample->reason_count++];
 }
 
+/* Sum up what KVM counts; its histograms are in the JSON only. */
+static void sample_kvm(struct sample *sample, json_t *numbers)
+{
+    const char *name;
+    json_t *value;
+
+    json_object_foreach(numbers, name, value)
+    {
+        int at = 0;
+
+        if (!json_is_integer(value) || json_integer_value(value) == 0) {
+            continue;
+        }
+        while (at < sample->kvm_count && strcmp(sample->kvm[at].name, name) != 0) {
+            at++;
+        }
+        if (at == TOP_NUMBERS) {
+            continue;
+        }
+        if (at == sample->kvm_count) {
+            snprintf(sample->kvm[at].name, sizeof(sample->kvm[at].name), "%s", name);
+            sample->kvm_count++;
+        }
+        sample->kvm[at].value += json_integer_value(value);
+        if (strcmp(name, "halt_exits") == 0) {
+            sample->halts += json_integer_value(value);
+        }
+    }
+}
+
 static void sample_fill(struct sample *sample, json_t *stats)
 {
     const char *name;
     json_t *vcpu, *counter;
     size_t i;
 
+    sample_kvm(sample, json_object_get(stats, "kvm"));
     json_array_foreach(json_object_get(stats, "vcpus"), i, vcpu)
     {
         sample->exits += json_integer_value(json_object_get(vcpu, "exits"));
+        sample_kvm(sample, json_object_get(vcpu, "kvm"));
         sample->unanswered += json_integer_value(json_object_get(vcpu, "unanswered_io"));
         json_object_foreach(json_object_get(vcpu, "by_reason"), name, counter)
         {
@@ -99,8 +137,8 @@ int command_stat(int argc, char **argv)
     if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
         puts("Usage: umbra stat [--json] NAME\n\n"
              "Print the exits of a running VM by reason, with the time that handling "
-             "took;\n"
-             "--json prints everything that is counted.");
+             "took, and what\n"
+             "KVM itself counts; --json prints everything, histograms too.");
         return EXIT_STATUS_OK;
     }
     if (argc != (json ? 3 : 2)) {
@@ -128,6 +166,12 @@ int command_stat(int argc, char **argv)
                                      : 0);
         }
         printf("%-20s %12lld\n", "all", sample.exits);
+        if (sample.kvm_count > 0) {
+            printf("\n%-36s %16s\n", "KVM, ALL VCPUS", "NOW");
+        }
+        for (int i = 0; i < sample.kvm_count; i++) {
+            printf("%-36s %16lld\n", sample.kvm[i].name, sample.kvm[i].value);
+        }
     }
     json_decref(stats);
     return EXIT_STATUS_OK;
@@ -194,8 +238,9 @@ static void print_rates(const struct sample *now, const struct sample *before,
         rates.reasons[i].ns -= was->ns;
     }
     qsort(rates.reasons, (size_t)rates.reason_count, sizeof(rates.reasons[0]), by_count);
-    printf("%-20s %10.0f exits/s", now->vm,
-           (double)(now->exits - (before != NULL ? before->exits : 0)) / seconds);
+    printf("%-20s %10.0f exits/s %8.0f halts/s", now->vm,
+           (double)(now->exits - (before != NULL ? before->exits : 0)) / seconds,
+           (double)(now->halts - (before != NULL ? before->halts : 0)) / seconds);
     for (int i = 0; i < rates.reason_count && i < 5; i++) {
         if (rates.reasons[i].count > 0) {
             printf("  %s %.0f/s %.0f%%", rates.reasons[i].name,
@@ -215,7 +260,8 @@ int command_top(int argc, char **argv)
 
     if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
         puts("Usage: umbra top [ROUNDS]\n\n"
-             "Every second: each running VM's exits a second, and its five most frequent "
+             "Every second: each running VM's exits and halts a second, and its five "
+             "most frequent "
              "exit\n"
              "reasons with the share of a host CPU that handling them takes. Ctrl-C ends "
              "it.");
