@@ -10,8 +10,6 @@
 #define QUAL_LINEAR 0x80u
 #define QUAL_FINAL  0x100u
 
-#define EPT_RWX (EPT_R | EPT_W | EPT_X)
-
 static void reserved_ept(struct nested_table *table, uint64_t high)
 {
     for (unsigned level = 1; level <= 5; level++) {
@@ -75,39 +73,6 @@ void nested_destroy(struct nested_table *table)
     if (table != NULL) {
         pool_destroy(&table->pool);
     }
-}
-
-/* What one entry permits, as NESTED_READ | NESTED_WRITE | NESTED_FETCH. */
-static inline uint32_t entry_perms(const struct nested_table *table, uint64_t entry)
-{
-    if (table->config.kind == NESTED_EPT) {
-        return (uint32_t)(entry & EPT_RWX);
-    }
-    if ((entry & (PTE_P | PTE_U)) !=
-        (PTE_P | PTE_U)) { /* nested accesses are user accesses */
-        return 0;
-    }
-    return NESTED_READ | ((entry & PTE_W) ? NESTED_WRITE : 0) |
-           ((entry & PTE_NX) ? 0 : NESTED_FETCH);
-}
-
-static bool entry_broken(const struct nested_table *table, uint64_t entry, unsigned level,
-                         bool leaf)
-{
-    bool large = leaf && level > 1;
-    unsigned type = (entry >> EPT_TYPE_SHIFT) & 7;
-
-    if (entry & table->reserved[level == 1 ? 0 : large][level]) {
-        return true;
-    }
-    if (table->config.kind == NESTED_NPT) {
-        return false;
-    }
-    if ((entry & (EPT_R | EPT_W)) == EPT_W ||
-        (!table->config.execute_only && (entry & EPT_RWX) == EPT_X)) {
-        return true;
-    }
-    return leaf && (type == 2 || type == 3 || type == 7);
 }
 
 /* The exit's description. @perms: what the path up to here permits. */
@@ -190,11 +155,11 @@ enum nested_outcome nested_walk(const struct nested_table *table, uint64_t gpa,
             return walk_ends(table, wanted, 0, entry, fault);
         }
         is_leaf = nested_is_leaf(entry, level);
-        if (entry_broken(table, entry, level, is_leaf)) {
+        if (nested_entry_broken(table, entry, level, is_leaf)) {
             fault->outcome = NESTED_MISCONFIG;
             return walk_ends(table, wanted, perms, entry, fault);
         }
-        perms &= entry_perms(table, entry);
+        perms &= nested_entry_perms(table, entry);
         if (is_leaf) {
             break;
         }

@@ -9,6 +9,9 @@
 #include "shadowpt-sim/sim_internal.h"
 
 #define FAULT_TRIES 4
+/* Events that are run at a time, and from how many misses on the next are prefetched. */
+#define CHUNK        64
+#define CHUNK_MISSES 8
 
 static const char *const kind_names[SIM_KINDS] = {
     [SIM_NATIVE] = "native",           [SIM_NESTED] = "nested",
@@ -150,32 +153,58 @@ static int event_run(struct sim_machine *machine, const struct sim_event *event)
     }
 }
 
+/* The access at @event, which ended with @end if that is not ACCESS_DONE. */
+static int access_run(struct sim_machine *machine, const struct sim_event *event,
+                      enum access_end end, uint64_t gpa)
+{
+    uint32_t access = sim_access(event);
+
+    if (end == ACCESS_DONE) {
+        end = sim_cpu_access(machine, event->address, access, &gpa);
+    }
+    return end == ACCESS_DONE ? 0
+                              : access_slow(machine, event->address, access, end, gpa);
+}
+
+/* Events up to @stop, of a batch up to @end. 0, or an error and in *@at the event. */
+static int events_run(struct sim_machine *machine, const struct sim_event **at,
+                      const struct sim_event *stop, const struct sim_event *end)
+{
+    uint64_t missed = machine->tlb.stats.misses - machine->misses_before;
+    struct sim_burst burst = { .ahead = missed >= CHUNK_MISSES && end - stop >= SIM_FAR };
+    int err = 0;
+
+    machine->misses_before = machine->tlb.stats.misses;
+    while (err == 0) {
+        *at += sim_cpu_burst(machine, *at, (unsigned)(stop - *at), &burst);
+        if (*at == stop) {
+            break;
+        }
+        if ((*at)->kind == SIM_ACCESS) {
+            err = access_run(machine, *at, burst.end, burst.gpa);
+        } else {
+            err = event_run(machine, *at);
+            tables_note(machine);
+        }
+        *at += err == 0;
+    }
+    return err;
+}
+
 int sim_run(struct sim_machine *machine, const struct sim_event *events, unsigned count,
             struct umbra_error *error)
 {
-    static const uint32_t allowed = MMU_WRITE | MMU_FETCH;
-    uint64_t gpa = 0;
+    const struct sim_event *end = events + count;
 
-    for (const struct sim_event *event = events; event < events + count; event++) {
-        enum access_end end;
-        int err = 0;
+    for (unsigned i = 0; i < count; i += CHUNK) {
+        const struct sim_event *at = events + i;
+        int err = events_run(machine, &at, i + CHUNK < count ? at + CHUNK : end, end);
 
-        if (event->kind == SIM_ACCESS) {
-            uint32_t access = (event->flags & allowed) | MMU_USER;
-
-            end = sim_cpu_access(machine, event->address, access, &gpa);
-            if (end != ACCESS_DONE) {
-                err = access_slow(machine, event->address, access, end, gpa);
-            }
-        } else {
-            err = event_run(machine, event);
-            tables_note(machine);
-        }
         if (err != 0) {
             return error_errno(error, UMBRA_ERROR_INTERNAL, -err,
                                "simulating %s: event of kind %u at address %#llx%s",
-                               sim_kind_name(machine->kind), event->kind,
-                               (unsigned long long)event->address,
+                               sim_kind_name(machine->kind), at->kind,
+                               (unsigned long long)at->address,
                                err == -ENOSPC ? ": the guest's memory is used up" : "");
         }
     }
@@ -230,6 +259,15 @@ void sim_result(const struct sim_machine *machine, struct sim_result *result)
     count->accesses = result->tlb.l1_hits + result->tlb.l2_hits + result->tlb.misses;
     count->cycles_access =
         count->accesses * cost->access + result->tlb.l2_hits * cost->tlb_l2;
+    for (unsigned i = 0; i <= SIM_REFERENCES; i++) {
+        count->walks += count->histogram[i];
+    }
+    count->references = result->tlb.line_misses;
+    count->cycles_walk = result->tlb.line_misses * cost->memory;
+    for (unsigned i = 0; i < TLB_LINES; i++) {
+        count->references += result->tlb.line_hits[i];
+        count->cycles_walk += result->tlb.line_hits[i] * cost->line[i];
+    }
     count->cycles_exit =
         count->nested_violations * (uint64_t)(cost->vm_exit + cost->fill);
     if (machine->shadow != NULL) {

@@ -32,9 +32,23 @@ struct sim_os {
     uint64_t kernel_entry;
     uint16_t *refs;                      /* by frame: mappings of it */
     uint32_t fresh, large_fresh, frames; /* handed out below and above */
+    uint32_t table_fresh;                /* the next of a block for tables */
     struct sim_stack free_pages, free_tables, free_large;
     uint16_t pcid_owner[SIM_PCIDS + 1]; /* process + 1 */
     uint64_t tables, tables_most;
+};
+
+/* Tables in host memory, and the addresses that entries have for them. */
+struct sim_tables {
+    const uint8_t *host;
+    uint64_t base, size;
+};
+
+#define SIM_HINTS 4096 /* runs of 2 MiB */
+
+struct sim_hint {
+    uint64_t run;         /* address >> 21 */
+    const uint8_t *table; /* of level 1 */
 };
 
 struct sim_machine {
@@ -42,11 +56,16 @@ struct sim_machine {
     struct sim_config config;
     struct tlb tlb;
     uint16_t pcid;
-    const struct mmu_mode *check; /* the mode that TLB hits are checked with */
-    struct mmu_mode mode;         /* native, nested */
+    const struct mmu_mode *check; /* the mode that TLB hits and walks are checked with */
+    uint64_t root;                /* of the tables that the processor walks first */
+    struct sim_tables tables, nested_tables;
+    struct sim_hint hint[SIM_HINTS], nested_hint[SIM_HINTS];
+    uint64_t misses_before; /* at the last chunk of events */
+    struct mmu_mode mode;   /* native, nested */
     struct sim_ram ram;
     struct mmu_slots slots;
     struct nested_table nested;
+    struct table_pool shadow_pool; /* the memory that @shadow's tables are in */
     struct shadow_mmu *shadow;
     struct shadow_vcpu *vcpu;
     struct sim_counters count;
@@ -54,7 +73,7 @@ struct sim_machine {
     struct sim_os os;
 };
 
-/* ---- The machine ---- */
+/* ---- The machine: sim_machine.c, and its page walk: sim_walk.c ---- */
 
 enum access_end {
     ACCESS_DONE,
@@ -66,13 +85,64 @@ enum access_end {
 enum access_end sim_cpu_walk(struct sim_machine *machine, uint64_t gva, uint32_t access,
                              uint64_t *gpa);
 
+static inline uint32_t sim_access(const struct sim_event *event)
+{
+    return (event->flags & (MMU_WRITE | MMU_FETCH)) | MMU_USER;
+}
+
+/* So many events ahead of an access the host is asked for the entries it will need. */
+#define SIM_FAR  16
+#define SIM_NEAR 8
+
+struct sim_burst {
+    bool ahead;          /* in: SIM_FAR events behind the last may be looked at */
+    enum access_end end; /* what the access behind those that were done ended with */
+    uint64_t gpa;        /* ... for ACCESS_STORE */
+};
+
+/* Accesses in a row: how many of @events were done. The next one is not done, or ended
+ * otherwise than in ACCESS_DONE. */
+unsigned sim_cpu_burst(struct sim_machine *machine, const struct sim_event *events,
+                       unsigned count, struct sim_burst *burst);
+
+/* A walk for @gva is to come soon: let the host fetch the entry it will need. */
+static inline void sim_cpu_prefetch(const struct sim_machine *machine, uint64_t gva)
+{
+    const struct sim_hint *hint = &machine->hint[(gva >> 21) % SIM_HINTS];
+
+    if (hint->run == gva >> 21) {
+        __builtin_prefetch(hint->table + 8 * (gva >> 12 & 511));
+    }
+}
+
+/* ... sooner: the nested tables' entry too, since the guest's is likely here by now. */
+static inline void sim_cpu_prefetch_nested(const struct sim_machine *machine,
+                                           uint64_t gva)
+{
+    const struct sim_hint *hint = &machine->hint[(gva >> 21) % SIM_HINTS];
+    uint64_t entry;
+
+    if (hint->run != gva >> 21) {
+        return;
+    }
+    memcpy(&entry, hint->table + 8 * (gva >> 12 & 511), sizeof(entry));
+    entry &= PTE_ADDRESS_MASK;
+    hint = &machine->nested_hint[(entry >> 21) % SIM_HINTS];
+    if (hint->run == entry >> 21) {
+        __builtin_prefetch(hint->table + 8 * (entry >> 12 & 511));
+    }
+}
+
 static inline enum access_end sim_cpu_access(struct sim_machine *machine, uint64_t gva,
                                              uint32_t access, uint64_t *gpa)
 {
     const struct mmu_translation *to = tlb_find(&machine->tlb, gva, machine->pcid);
 
-    if (to != NULL && mmu_translation_allows(machine->check, to, access)) {
-        return ACCESS_DONE;
+    if (to != NULL) {
+        if (mmu_translation_allows(machine->check, to, access)) {
+            return ACCESS_DONE;
+        }
+        tlb_drop(&machine->tlb, gva, machine->pcid); /* as a processor does */
     }
     return sim_cpu_walk(machine, gva, access, gpa);
 }

@@ -4,120 +4,10 @@
 #include "shadowpt-sim/sim_internal.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 
 #define MACHINE_RAM_HPA  ((uint64_t)1 << 40)
 #define MACHINE_POOL_HPA ((uint64_t)1 << 45)
-#define WALK_TRIES       64
-
-static void walk_charge(struct sim_machine *machine, uint64_t gva,
-                        const struct mmu_trace *trace)
-{
-    const struct cost_model *model = &machine->config.cost;
-    struct sim_counters *count = &machine->count;
-    struct tlb_walk_cost cost;
-
-    tlb_walk(&machine->tlb, gva, machine->pcid, trace, &cost);
-    count->walks++;
-    count->references += cost.references;
-    count->skipped += cost.skipped;
-    count->histogram[cost.references < SIM_REFERENCES ? cost.references
-                                                      : SIM_REFERENCES]++;
-    count->cycles_walk += (uint64_t)cost.hits[0] * model->line[0] +
-                          (uint64_t)cost.hits[1] * model->line[1] +
-                          (uint64_t)cost.hits[2] * model->line[2] +
-                          (uint64_t)cost.memory * model->memory;
-}
-
-static enum access_end walk_native(struct sim_machine *machine, uint64_t gva,
-                                   uint32_t access)
-{
-    struct mmu_trace trace = { .count = 0 };
-    struct mmu_walk walk;
-    enum mmu_outcome outcome =
-        mmu_walk(&machine->mode, &machine->ram.memory, gva, access, &walk);
-
-    mmu_walk_trace(&walk, &trace);
-    walk_charge(machine, gva, &trace);
-    if (outcome == MMU_OK) {
-        tlb_insert(&machine->tlb, gva, machine->pcid, &walk.to);
-        return ACCESS_DONE;
-    }
-    return outcome == MMU_FAULT || outcome == MMU_NONCANONICAL ? ACCESS_FAULT
-                                                               : ACCESS_BAD;
-}
-
-static enum access_end walk_nested(struct sim_machine *machine, uint64_t gva,
-                                   uint32_t access)
-{
-    for (unsigned i = 0; i < WALK_TRIES; i++) {
-        struct mmu_trace trace = { .count = 0 };
-        struct nested_walk walk = { .trace = &trace };
-        enum mmu_outcome outcome =
-            nested_translate(&machine->nested, &machine->mode, gva, access, &walk);
-
-        walk_charge(machine, gva, &trace);
-        if (outcome == MMU_OK) {
-            tlb_insert(&machine->tlb, gva, machine->pcid, &walk.to);
-            return ACCESS_DONE;
-        }
-        if (outcome == MMU_FAULT || outcome == MMU_NONCANONICAL) {
-            return ACCESS_FAULT;
-        }
-        if (outcome != MMU_NESTED_FAULT ||
-            nested_fill(&machine->nested, walk.fault.gpa, NESTED_WRITE) != 0) {
-            return ACCESS_BAD;
-        }
-        machine->count.nested_violations++;
-    }
-    return ACCESS_BAD;
-}
-
-static enum access_end walk_shadow(struct sim_machine *machine, uint64_t gva,
-                                   uint32_t access, uint64_t *gpa)
-{
-    for (unsigned i = 0; i < WALK_TRIES; i++) {
-        struct mmu_trace trace = { .count = 0 };
-        struct mmu_translation to;
-        struct shadow_result result;
-        bool present = shadow_translate(machine->vcpu, gva, access, &to);
-
-        shadow_trace(machine->vcpu, gva, &trace);
-        walk_charge(machine, gva, &trace);
-        if (present) {
-            tlb_insert(&machine->tlb, gva, machine->pcid, &to);
-            return ACCESS_DONE;
-        }
-        switch (shadow_fault(machine->vcpu, gva, access, &result)) {
-        case SHADOW_OK:
-            break;
-        case SHADOW_FAULT:
-        case SHADOW_NONCANONICAL:
-            return ACCESS_FAULT;
-        case SHADOW_TABLE_WRITE:
-        case SHADOW_EMULATE:
-            *gpa = result.gpa;
-            return ACCESS_STORE;
-        default:
-            return ACCESS_BAD;
-        }
-    }
-    return ACCESS_BAD;
-}
-
-enum access_end sim_cpu_walk(struct sim_machine *machine, uint64_t gva, uint32_t access,
-                             uint64_t *gpa)
-{
-    /* What is cached does not serve; a processor forgets it as it walks again. */
-    tlb_drop(&machine->tlb, gva, machine->pcid);
-    switch (machine->kind) {
-    case SIM_NATIVE:
-        return walk_native(machine, gva, access);
-    case SIM_NESTED:
-        return walk_nested(machine, gva, access);
-    default:
-        return walk_shadow(machine, gva, access, gpa);
-    }
-}
 
 int sim_cpu_store(struct sim_machine *machine, uint64_t gpa, uint64_t value)
 {
@@ -151,6 +41,7 @@ int sim_cpu_load_cr3(struct sim_machine *machine, uint64_t root, uint16_t pcid,
     }
     machine->mode.cr3 = operand;
     machine->pcid = pcid;
+    machine->root = machine->shadow != NULL ? shadow_vcpu_root(machine->vcpu) : root;
     if (flush) {
         tlb_flush_pcid(&machine->tlb, pcid);
     }
@@ -179,10 +70,12 @@ int sim_cpu_start(struct sim_machine *machine, uint64_t root)
     mode->cr3 = root;
     mmu_mode_update(mode);
     machine->check = mode;
+    machine->root = root;
     if (machine->shadow != NULL) {
         int err = shadow_set_mode(machine->vcpu, mode);
 
         machine->check = shadow_vcpu_hardware(machine->vcpu);
+        machine->root = shadow_vcpu_root(machine->vcpu);
         return err;
     }
     return 0;
@@ -193,6 +86,21 @@ static void sim_cpu_flush(void *context)
     struct sim_machine *machine = context;
 
     tlb_flush_all(&machine->tlb);
+}
+
+/* The host walks these too, at each simulated walk: with large pages it rarely needs to.
+ * What is in them is dense, so that memory stays proportional to what is in use. */
+static void prefer_large_pages(void *host, uint64_t size)
+{
+    (void)madvise(host, size, MADV_HUGEPAGE);
+}
+
+static struct sim_tables pool_tables(const struct table_pool *pool)
+{
+    uint64_t size = (uint64_t)pool->pages << MMU_PAGE_SHIFT;
+
+    prefer_large_pages(pool->base, size);
+    return (struct sim_tables){ (const uint8_t *)pool->base, pool->hpa, size };
 }
 
 static int shadow_init(struct sim_machine *machine)
@@ -211,15 +119,17 @@ static int shadow_init(struct sim_machine *machine)
         .pool_hpa = MACHINE_POOL_HPA,
     };
     struct mmu_cpu cpu = MMU_CPU_DEFAULT;
-    int err = shadow_create(&config, &machine->shadow);
+    int err = pool_init(&machine->shadow_pool, config.pool_pages, NULL, config.pool_hpa);
 
+    config.pool = machine->shadow_pool.base;
+    err = err != 0 ? err : shadow_create(&config, &machine->shadow);
+    machine->tables = pool_tables(&machine->shadow_pool);
     return err != 0 ? err : shadow_vcpu_create(machine->shadow, &cpu, &machine->vcpu);
 }
 
-int sim_cpu_init(struct sim_machine *machine)
+static int nested_start(struct sim_machine *machine)
 {
     const struct sim_config *config = &machine->config;
-    struct mmu_slot slot = { 0, config->ram, MACHINE_RAM_HPA, false, config->host_shift };
     struct nested_config nested = {
         .kind = NESTED_EPT,
         .levels = config->levels,
@@ -229,6 +139,19 @@ int sim_cpu_init(struct sim_machine *machine)
         .pool_pages = 1u << 20,
         .pool_hpa = MACHINE_POOL_HPA,
     };
+
+    int err =
+        nested_init(&machine->nested, &nested, &machine->slots, &machine->ram.memory);
+
+    machine->tables.base = MACHINE_RAM_HPA; /* found through the nested tables */
+    machine->nested_tables = pool_tables(&machine->nested.pool);
+    return err;
+}
+
+int sim_cpu_init(struct sim_machine *machine)
+{
+    const struct sim_config *config = &machine->config;
+    struct mmu_slot slot = { 0, config->ram, MACHINE_RAM_HPA, false, config->host_shift };
     int err = tlb_init(&machine->tlb, &config->cost.geometry);
 
     sim_ram_init(&machine->ram);
@@ -237,11 +160,14 @@ int sim_cpu_init(struct sim_machine *machine)
         err = sim_ram_add(&machine->ram, 0, config->ram, false);
     }
     if (err == 0) {
+        machine->tables =
+            (struct sim_tables){ machine->ram.region[0].host, 0, config->ram };
+        /* Of the guest's memory only tables are ever touched. */
+        prefer_large_pages(machine->ram.region[0].host, config->ram);
         err = mmu_slots_add(&machine->slots, &slot);
     }
     if (err == 0 && machine->kind == SIM_NESTED) {
-        err =
-            nested_init(&machine->nested, &nested, &machine->slots, &machine->ram.memory);
+        err = nested_start(machine);
     } else if (err == 0 && machine->kind > SIM_NESTED) {
         err = shadow_init(machine);
     }
@@ -252,6 +178,7 @@ void sim_cpu_destroy(struct sim_machine *machine)
 {
     shadow_vcpu_destroy(machine->vcpu);
     shadow_destroy(machine->shadow);
+    pool_destroy(&machine->shadow_pool);
     if (machine->kind == SIM_NESTED) {
         nested_destroy(&machine->nested);
     }

@@ -34,6 +34,15 @@ static int frame_alloc(struct sim_os *os, struct sim_stack *stack, uint64_t *gpa
 
     if (stack->count > 0) {
         frame = stack->frame[--stack->count];
+    } else if (stack == &os->free_tables) {
+        /* In blocks of 2 MiB, as Linux groups what it cannot move. */
+        if (os->table_fresh % 512 == 0) {
+            if (os->large_fresh < os->fresh + 1024) {
+                return -ENOSPC;
+            }
+            os->table_fresh = os->large_fresh -= 512;
+        }
+        frame = os->table_fresh++;
     } else if (stack == &os->free_large) {
         if (os->large_fresh < os->fresh + 1024) {
             return -ENOSPC;

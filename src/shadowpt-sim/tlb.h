@@ -1,43 +1,39 @@
 /* SPDX-License-Identifier: MIT */
-/* Models of what a processor caches of translations: TLBs, paging-structure caches, the
- * TLB of the nested dimension, and the page-table lines in its data caches. */
+/* Models of what a processor caches of translations: TLBs, paging-structure caches, both
+ * for the nested dimension too, and the page-table lines in its data caches. */
 #ifndef SHADOWPT_SIM_TLB_H
 #define SHADOWPT_SIM_TLB_H
 
-#include "shadowpt-sim/walker.h"
+#include "shadowpt-sim/paging.h"
+#include "shadowpt-sim/tlb_array.h"
 
-/* Entries of a structure, and how many of them one set has; @entries 0: there is none. */
-struct tlb_shape {
-    uint32_t entries, ways;
-};
+#define TLB_LINES 3 /* data caches */
 
 struct tlb_geometry {
     struct tlb_shape l1_4k, l1_2m, l1_1g;
-    struct tlb_shape l2;      /* 4 KiB and 2 MiB pages share it */
-    struct tlb_shape l2_1g;   /* 1 GiB pages */
-    struct tlb_shape pwc[4];  /* entries of levels 2, 3, 4, 5 that lead to a table */
-    struct tlb_shape nested;  /* GPA to HPA, by leaf of the nested tables */
-    struct tlb_shape line[3]; /* 64-byte lines with entries, in L1, L2 and L3 */
-};
-
-/* A set-associative array with true LRU: each set is in order of use, the newest first. */
-struct tlb_array {
-    uint32_t mask, ways;        /* sets - 1 */
-    uint64_t *key;              /* 0: empty */
-    struct mmu_translation *to; /* NULL in arrays that only say "here" */
+    struct tlb_shape l2;              /* 4 KiB and 2 MiB pages share it */
+    struct tlb_shape l2_1g;           /* 1 GiB pages */
+    struct tlb_shape pwc[4];          /* GVA: entries of levels 2 to 5, to a table */
+    struct tlb_shape nested;          /* GPA to HPA */
+    struct tlb_shape npwc[4];         /* GPA: entries of the nested levels 2 to 5 */
+    struct tlb_shape line[TLB_LINES]; /* 64-byte lines with entries, in L1, L2 and L3 */
 };
 
 struct tlb_stats {
     uint64_t l1_hits, l2_hits, misses;
     uint64_t pwc_hits, pwc_misses, nested_hits, nested_misses;
-    uint64_t line_hits[3], line_misses;
+    uint64_t line_hits[TLB_LINES], line_misses;
     uint64_t flushes;
 };
 
 struct tlb {
     struct tlb_array l1[3], l2, l2_1g; /* l1: by page size */
-    struct tlb_array pwc[4], nested, line[3];
-    bool large[3]; /* pages of this size were inserted since the last full flush */
+    struct tlb_array pwc[4], nested, npwc[4], line[TLB_LINES];
+    /* Pages of this size were inserted since the last full flush, by half of the address
+     * space (bit 63): most lookups of large pages can be spared. */
+    bool large[2][3];
+    bool nested_sizes[3];
+    bool plain; /* no array has sets of more than TLB_LANES ways */
     struct tlb_stats stats;
 };
 
@@ -50,35 +46,69 @@ void tlb_destroy(struct tlb *tlb);
 #define TLB_GLOBAL ((uint64_t)1 << 12)
 #define TLB_VALID  ((uint64_t)1 << 15)
 
+static inline uint64_t tlb_index(uint64_t address, unsigned size)
+{
+    return (address & 0x01ffffffffffffffull) >> (12 + 9 * size);
+}
+
 /* VPN << 16 | valid << 15 | size << 13 | global << 12 | PCID */
 static inline uint64_t tlb_key(uint64_t gva, unsigned size, uint64_t tag)
 {
-    return ((gva & 0x01ffffffffffffffull) >> (12 + 9 * size)) << 16 | TLB_VALID |
-           (uint64_t)size << 13 | tag;
+    return tlb_index(gva, size) << 16 | TLB_VALID | (uint64_t)size << 13 | tag;
 }
 
-struct mmu_translation *tlb_find_rest(struct tlb *tlb, uint64_t gva, uint16_t pcid);
+/* A translation is kept as it is: in two words, which are stored and loaded whole. */
+_Static_assert(sizeof(struct mmu_translation) == sizeof(struct tlb_value) &&
+                   offsetof(struct mmu_translation, shift) == 8 &&
+                   offsetof(struct mmu_translation, perms) == 9 &&
+                   offsetof(struct mmu_translation, pkey) == 10 &&
+                   offsetof(struct mmu_translation, cache) == 11 &&
+                   offsetof(struct mmu_translation, global) == 12 &&
+                   offsetof(struct mmu_translation, dirty) == 13 &&
+                   __BYTE_ORDER == __LITTLE_ENDIAN,
+               "tlb_pack() puts the members where they are");
+
+static inline struct tlb_value tlb_pack(const struct mmu_translation *to)
+{
+    return (struct tlb_value){
+        .address = to->page,
+        .word = (uint64_t)to->shift | (uint64_t)to->perms << 8 |
+                (uint64_t)to->pkey << 16 | (uint64_t)to->cache << 24 |
+                (uint64_t)to->global << 32 | (uint64_t)to->dirty << 40,
+    };
+}
 
 /* The cached translation of @gva, or NULL. It may not permit the access
  * (mmu_translation_allows); then drop it (tlb_drop) and walk. Valid until the next call. */
-static inline struct mmu_translation *tlb_find(struct tlb *tlb, uint64_t gva,
-                                               uint16_t pcid)
-{
-    const struct tlb_array *l1 = &tlb->l1[0];
-    uint64_t key = tlb_key(gva, 0, pcid);
-    size_t first = (size_t)((gva >> 12) & l1->mask) * l1->ways;
+struct mmu_translation *tlb_find(struct tlb *tlb, uint64_t gva, uint16_t pcid);
 
-    if (l1->key[first] == key) {
-        tlb->stats.l1_hits++;
-        return &l1->to[first];
-    }
-    return tlb_find_rest(tlb, gva, pcid);
+/* The same in one array. */
+TLB_INLINE struct mmu_translation *tlb_find_in(struct tlb_array *array, uint64_t gva,
+                                               unsigned size, uint16_t pcid)
+{
+    struct tlb_value *to =
+        tlb_array_value(array, tlb_index(gva, size), tlb_key(gva, size, pcid),
+                        tlb_key(gva, size, TLB_GLOBAL));
+
+    return (struct mmu_translation *)(void *)to;
 }
 
-/* Cache @to in both levels. Sizes but 4 KiB, 2 MiB and 1 GiB are cached as the 4 KiB page
- * or 2 MiB page around @gva. */
+/* Cache @to, which is not there, in both levels. Sizes but 4 KiB, 2 MiB and 1 GiB are
+ * cached as the 4 KiB page or 2 MiB page around @gva. */
 void tlb_insert(struct tlb *tlb, uint64_t gva, uint16_t pcid,
                 const struct mmu_translation *to);
+/* The same for a page of these sizes: 0, 1, 2. */
+static inline void tlb_insert_value(struct tlb *tlb, uint64_t gva, uint16_t pcid,
+                                    unsigned size, struct tlb_value value)
+{
+    bool global = value.word >> 32 & 1;
+    uint64_t index = tlb_index(gva, size);
+    uint64_t key = tlb_key(gva, size, global ? TLB_GLOBAL : pcid);
+
+    tlb->large[gva >> 63][size] = true;
+    tlb_array_insert_value(&tlb->l1[size], index, key, value);
+    tlb_array_insert_value(size == 2 ? &tlb->l2_1g : &tlb->l2, index, key, value);
+}
 
 /* Forget @gva in @pcid and as a global page, and all of @pcid's paging-structure entries:
  * INVLPG (SDM 4.10.4.1). */
@@ -91,17 +121,72 @@ void tlb_flush_all(struct tlb *tlb);
 
 /* ---- Walks ---- */
 
-/* What of a walk's references the caches leave. */
-struct tlb_walk_cost {
-    unsigned references; /* that were made */
-    unsigned hits[3];    /* of these, in the data caches */
-    unsigned memory;     /* ... and in none */
-    unsigned skipped;    /* saved by the PWC and the nested TLB */
+/* What a paging-structure cache knows: the table that the entry of a level leads to. With
+ * nested paging it is where that table is in the host (SDM 29.4.2, combined mappings). */
+struct tlb_table {
+    uint64_t address;
+    uint32_t perms; /* what the entries down to here permit */
+    uint32_t saved; /* references that a walk down to here takes */
 };
 
-/* Replay the references of a walk for @gva against paging-structure caches, nested TLB and
- * data caches, and fill these. @trace is of mmu_walk, shadow_trace or nested_translate. */
-void tlb_walk(struct tlb *tlb, uint64_t gva, uint16_t pcid, const struct mmu_trace *trace,
-              struct tlb_walk_cost *cost);
+/* What the nested TLB knows: a leaf of the nested tables. */
+struct tlb_nested {
+    uint64_t page;
+    uint32_t shift, perms, saved;
+    bool dirty;
+};
+
+/* The lowest level whose entry for @address need not be read, 2 to 5, and its table; 0:
+ * all must be. @array: pwc or npwc. */
+static inline unsigned tlb_table_find(struct tlb_array array[4], uint64_t address,
+                                      uint16_t tag, struct tlb_table *table)
+{
+    uint64_t index = tlb_index(address, 1);
+
+    for (unsigned i = 0; i < 4; i++, index >>= 9) {
+        uint64_t key = index << 16 | TLB_VALID | tag;
+        const struct tlb_value *to = tlb_array_value(&array[i], index, key, key);
+
+        if (to != NULL) {
+            table->address = to->address;
+            table->perms = (uint32_t)to->word;
+            table->saved = (uint32_t)(to->word >> 32);
+            return i + 2;
+        }
+    }
+    return 0;
+}
+
+/* The entry of @level for @address was read, and leads to @table. */
+static inline void tlb_table_fill(struct tlb_array array[4], uint64_t address,
+                                  uint16_t tag, unsigned level,
+                                  const struct tlb_table *table)
+{
+    uint64_t index = tlb_index(address, 1) >> (9 * (level - 2));
+    struct tlb_value value = { table->address,
+                               (uint64_t)table->saved << 32 | table->perms };
+
+    tlb_array_insert_value(&array[level - 2], index, index << 16 | TLB_VALID | tag,
+                           value);
+}
+
+/* The nested leaf around @gpa; with @dirty only one that may be written without a walk. */
+bool tlb_nested_find(struct tlb *tlb, uint64_t gpa, bool dirty, struct tlb_nested *leaf);
+void tlb_nested_fill(struct tlb *tlb, uint64_t gpa, const struct tlb_nested *leaf);
+
+/* A reference to a table entry that is not in the first data cache: tlb_reference(). */
+void tlb_reference_rest(struct tlb *tlb, uint64_t line, uint64_t key);
+
+/* One reference to a table entry goes to memory through the data caches, and fills them. */
+static inline void tlb_reference(struct tlb *tlb, uint64_t address)
+{
+    uint64_t line = address >> 6, key = line << 16 | TLB_VALID;
+
+    if (tlb_array_find(&tlb->line[0], line, key)) {
+        tlb->stats.line_hits[0]++;
+    } else {
+        tlb_reference_rest(tlb, line, key);
+    }
+}
 
 #endif

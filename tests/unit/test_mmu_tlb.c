@@ -84,13 +84,13 @@ static void test_recency(void **state)
 }
 
 /* Against the plainest model: a list of pages, for random finds, inserts and flushes. */
-static void test_against_list(void **state)
+static void against_list(unsigned ways)
 {
     struct tlb_geometry geometry = cost_default.geometry;
-    uint64_t list[4] = { 0 }, random = 7;
+    uint64_t list[64] = { 0 }, random = 7;
     struct tlb tlb;
 
-    geometry.l1_4k = (struct tlb_shape){ 4, 4 };
+    geometry.l1_4k = (struct tlb_shape){ ways, ways };
     geometry.l2 = (struct tlb_shape){ 0, 0 };
     assert_int_equal(tlb_init(&tlb, &geometry), 0);
     for (unsigned step = 0; step < 200000; step++) {
@@ -98,8 +98,8 @@ static void test_against_list(void **state)
         unsigned at = 0;
 
         random = random * 6364136223846793005ull + 1442695040888963407ull;
-        page = 1 + ((random >> 33) % 7);
-        while (at < 3 && list[at] != page) {
+        page = 1 + ((random >> 33) % (ways + ways / 2 + 1));
+        while (at < ways - 1 && list[at] != page) {
             at++;
         }
         if ((random >> 50) % 16 == 0) {
@@ -107,8 +107,8 @@ static void test_against_list(void **state)
 
             tlb_invlpg(&tlb, PAGE(page), 3);
             if (here) {
-                memmove(&list[at], &list[at + 1], (3 - at) * sizeof(list[0]));
-                list[3] = 0;
+                memmove(&list[at], &list[at + 1], (ways - 1 - at) * sizeof(list[0]));
+                list[ways - 1] = 0;
             }
             continue;
         }
@@ -117,7 +117,7 @@ static void test_against_list(void **state)
             struct mmu_translation to = leaf(PAGE(page), 12, false);
 
             tlb_insert(&tlb, PAGE(page), 3, &to);
-            for (at = 0; at < 3 && list[at] != 0; at++) {
+            for (at = 0; at < ways - 1 && list[at] != 0; at++) {
             }
         }
         memmove(&list[1], &list[0], at * sizeof(list[0]));
@@ -126,42 +126,98 @@ static void test_against_list(void **state)
     tlb_destroy(&tlb);
 }
 
-static struct mmu_trace native_trace(void)
+static void test_against_list(void **state)
 {
-    struct mmu_trace trace = { .count = 0 };
+    static const unsigned ways[] = { 1, 2, 4, 7, 8, 12, 16, 17, 64 };
 
-    for (uint8_t level = 4; level >= 1; level--) {
-        mmu_trace_add(&trace, (struct mmu_ref){ .dimension = MMU_REF_GUEST,
-                                                .level = level,
-                                                .address = (uint64_t)level << 12 });
+    for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+        against_list(ways[i]);
     }
-    return trace;
 }
 
-static void test_walk_caches(void **state)
+static void fill(struct tlb_array array[4], uint64_t gva, uint16_t tag, unsigned level)
 {
-    struct mmu_trace trace = native_trace();
-    struct tlb_walk_cost cost;
+    const struct tlb_table table = { .address = gva ^ level, .saved = (uint8_t)level };
+
+    tlb_table_fill(array, gva, tag, level, &table);
+}
+
+static void test_structure_caches(void **state)
+{
+    struct tlb_table table;
     struct tlb tlb;
 
     open_default(&tlb);
-    tlb_walk(&tlb, 0x1000, 0, &trace, &cost);
-    assert_int_equal(cost.references, 4);
-    assert_int_equal(cost.memory, 4);
-    tlb_walk(&tlb, 0x2000, 0, &trace, &cost); /* the same page table */
-    assert_int_equal(cost.references, 1);
-    assert_int_equal(cost.hits[0], 1);
-    assert_int_equal(cost.skipped, 3);
-    tlb_walk(&tlb, 0x201000, 0, &trace, &cost); /* the same directory */
-    assert_int_equal(cost.references, 2);
-    tlb_walk(&tlb, 0x2000, 1, &trace, &cost); /* another PCID */
-    assert_int_equal(cost.references, 4);
-    tlb_invlpg(&tlb, 0x5000, 0);
-    tlb_walk(&tlb, 0x2000, 0, &trace, &cost);
-    assert_int_equal(cost.references, 4);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x1000, 1, &table), 0);
+    fill(tlb.pwc, 0x1000, 1, 3);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x3fffffff, 1, &table), 3);
+    assert_int_equal(table.address, 0x1000 ^ 3);
+    fill(tlb.pwc, 0x1000, 1, 2);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x1fffff, 1, &table), 2);
+    assert_int_equal(table.saved, 2);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x200000, 1, &table), 3);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x1000, 2, &table), 0);
+    fill(tlb.pwc, 0x1000, 2, 2);
+    tlb_invlpg(&tlb, 0x80000000, 1);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x1000, 1, &table), 0);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x1000, 2, &table), 2);
     tlb_flush_all(&tlb);
-    tlb_walk(&tlb, 0x2000, 1, &trace, &cost);
-    assert_int_equal(cost.references, 4);
+    assert_int_equal(tlb_table_find(tlb.pwc, 0x1000, 2, &table), 0);
+    tlb_destroy(&tlb);
+}
+
+static void test_nested_tlb(void **state)
+{
+    struct tlb_nested leaf = { .page = GIB, .shift = 21, .perms = 7, .saved = 3 }, found;
+    struct tlb tlb;
+
+    open_default(&tlb);
+    assert_false(tlb_nested_find(&tlb, 0x200000, false, &found));
+    tlb_nested_fill(&tlb, 0x200000, &leaf);
+    assert_true(tlb_nested_find(&tlb, 0x3fffff, false, &found));
+    assert_int_equal(found.page, GIB);
+    assert_int_equal(found.saved, 3);
+    assert_false(tlb_nested_find(&tlb, 0x400000, false, &found));
+    /* A write through a clean leaf has to walk; the leaf goes. */
+    assert_false(tlb_nested_find(&tlb, 0x200000, true, &found));
+    assert_false(tlb_nested_find(&tlb, 0x200000, false, &found));
+    leaf.dirty = true;
+    tlb_nested_fill(&tlb, 0x200000, &leaf);
+    assert_true(tlb_nested_find(&tlb, 0x200000, true, &found));
+    tlb_destroy(&tlb);
+}
+
+/* Which data cache had the entry; TLB_LINES: none. */
+static unsigned reference(struct tlb *tlb, uint64_t address)
+{
+    struct tlb_stats before = tlb->stats;
+
+    tlb_reference(tlb, address);
+    for (unsigned i = 0; i < TLB_LINES; i++) {
+        if (tlb->stats.line_hits[i] != before.line_hits[i]) {
+            return i;
+        }
+    }
+    assert_int_equal(tlb->stats.line_misses, before.line_misses + 1);
+    return TLB_LINES;
+}
+
+static void test_lines(void **state)
+{
+    struct tlb_geometry geometry = cost_default.geometry;
+    struct tlb tlb;
+
+    geometry.line[0] = (struct tlb_shape){ 2, 2 };
+    geometry.line[1] = (struct tlb_shape){ 4, 4 };
+    geometry.line[2] = (struct tlb_shape){ 0, 0 };
+    assert_int_equal(tlb_init(&tlb, &geometry), 0);
+    assert_int_equal(reference(&tlb, 0x1000), TLB_LINES);
+    assert_int_equal(reference(&tlb, 0x1038), 0);
+    assert_int_equal(reference(&tlb, 0x1040), TLB_LINES);
+    assert_int_equal(reference(&tlb, 0x1080), TLB_LINES);
+    assert_int_equal(reference(&tlb, 0x1000), 1);
+    assert_int_equal(reference(&tlb, 0x1000), 0);
+    assert_int_equal(tlb.stats.line_misses, 3);
     tlb_destroy(&tlb);
 }
 
@@ -209,7 +265,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_and_tags), cmocka_unit_test(test_recency),
-        cmocka_unit_test(test_against_list),   cmocka_unit_test(test_walk_caches),
+        cmocka_unit_test(test_against_list),   cmocka_unit_test(test_structure_caches),
+        cmocka_unit_test(test_nested_tlb),     cmocka_unit_test(test_lines),
         cmocka_unit_test(test_bad_geometry),   cmocka_unit_test(test_cost_file),
     };
 

@@ -1,0 +1,476 @@
+/* SPDX-License-Identifier: MIT */
+/* The simulated processor's page walk: through the caches that the model has, on the tables
+ * as they stand in memory, counting each reference that is left. */
+#include "shadowpt-sim/nested_internal.h"
+#include "shadowpt-sim/sim_internal.h"
+
+#define WALK_TRIES 64
+
+/* One walk. What it cannot serve, a fault of any kind or an entry whose A or D is to be
+ * set, is for the exact walk of the library; the references up to there count. */
+struct hardware_walk {
+    struct sim_machine *machine;
+    const struct mmu_mode *mode;
+    uint32_t access;
+    unsigned references, skipped;
+    bool mark; /* some A or D is to be set */
+};
+
+static inline bool entry_read(struct hardware_walk *walk, const struct sim_tables *tables,
+                              uint64_t address, uint64_t *entry)
+{
+    struct sim_machine *machine = walk->machine;
+    uint64_t offset = address - tables->base;
+
+    if (offset >= tables->size) {
+        return false;
+    }
+    walk->references++;
+    tlb_reference(&machine->tlb, address);
+    *entry = __atomic_load_n((const uint64_t *)(const void *)(tables->host + offset),
+                             __ATOMIC_RELAXED);
+    return true;
+}
+
+static inline const struct mmu_translation *translation(const struct tlb_value *value)
+{
+    return (const struct mmu_translation *)(const void *)value;
+}
+
+/* Where the entries around an address are: only for prefetches, so it may be out of date. */
+static inline void hint_note(struct sim_hint *hints, uint64_t address,
+                             const struct sim_tables *tables, uint64_t table)
+{
+    hints[(address >> 21) % SIM_HINTS] =
+        (struct sim_hint){ address >> 21, tables->host + (table - tables->base) };
+}
+
+/* ---- The nested dimension ---------------------------------------------------------------- */
+
+static bool nested_leaf(struct hardware_walk *walk, uint64_t entry, unsigned level,
+                        struct tlb_nested *leaf)
+{
+    leaf->shift = 12 + 9 * (level - 1);
+    leaf->page = entry & PTE_ADDRESS_MASK & ~(((uint64_t)1 << leaf->shift) - 1);
+    leaf->dirty = entry & EPT_D;
+    leaf->saved++;
+    return entry & EPT_A;
+}
+
+/* GPA to HPA for @wanted (NESTED_*). */
+static bool nested_locate(struct hardware_walk *walk, uint64_t gpa, uint32_t wanted,
+                          struct tlb_nested *leaf)
+{
+    struct sim_machine *machine = walk->machine;
+    const struct nested_table *nested = &machine->nested;
+    bool write = wanted & NESTED_WRITE, accessed = true;
+    struct tlb_table table = { pool_hpa(&nested->pool, nested->root), 7, 0 };
+    unsigned level = nested->config.levels, known;
+
+    if (tlb_nested_find(&machine->tlb, gpa, write, leaf)) {
+        walk->skipped += leaf->saved;
+        return (wanted & ~leaf->perms) == 0;
+    }
+    known = tlb_table_find(machine->tlb.npwc, gpa, 0, &table);
+    if (known != 0) {
+        walk->skipped += table.saved;
+        level = known - 1;
+    }
+    for (;; level--) {
+        uint64_t entry,
+            address = table.address + 8 * (gpa >> (12 + 9 * (level - 1)) & 511);
+        bool is_leaf;
+
+        if (level == 1) {
+            hint_note(machine->nested_hint, gpa, &machine->nested_tables, table.address);
+        }
+        if (!entry_read(walk, &machine->nested_tables, address, &entry) ||
+            !nested_present(nested, entry)) {
+            return false;
+        }
+        is_leaf = nested_is_leaf(entry, level);
+        if (nested_entry_broken(nested, entry, level, is_leaf)) {
+            return false;
+        }
+        table.perms &= nested_entry_perms(nested, entry);
+        if (is_leaf) {
+            leaf->perms = table.perms;
+            leaf->saved = table.saved;
+            accessed &= nested_leaf(walk, entry, level, leaf);
+            break;
+        }
+        accessed &= (entry & EPT_A) != 0;
+        table.address = entry & PTE_ADDRESS_MASK;
+        table.saved++;
+        if (accessed) {
+            tlb_table_fill(machine->tlb.npwc, gpa, 0, level, &table);
+        }
+    }
+    if (accessed && (leaf->dirty || !write)) {
+        tlb_nested_fill(&machine->tlb, gpa, leaf);
+    } else {
+        walk->mark = true;
+    }
+    return (wanted & ~leaf->perms) == 0;
+}
+
+/* The page that both dimensions map together: nested_translate() says the same. */
+static bool nested_page(struct hardware_walk *walk, uint64_t gpa,
+                        struct mmu_translation *to)
+{
+    uint32_t wanted = NESTED_READ;
+    struct tlb_nested leaf;
+    uint64_t hpa;
+
+    if (walk->access & MMU_FETCH) {
+        wanted = NESTED_FETCH;
+    } else if (walk->access & MMU_WRITE) {
+        wanted = NESTED_WRITE;
+    }
+    if (!nested_locate(walk, gpa, wanted, &leaf)) {
+        return false;
+    }
+    hpa = leaf.page + (gpa & (((uint64_t)1 << leaf.shift) - 1));
+    if (leaf.shift < to->shift) {
+        to->shift = (uint8_t)leaf.shift;
+    }
+    to->page = align_down(hpa, (uint64_t)1 << to->shift);
+    if (!(leaf.perms & NESTED_FETCH)) {
+        to->perms &= (uint8_t)~MMU_PERM_X;
+    }
+    to->dirty = to->dirty && leaf.dirty && (leaf.perms & NESTED_WRITE);
+    return true;
+}
+
+/* ---- The guest's or the shadow's dimension ------------------------------------------------- */
+
+static inline void leaf_describe(const struct mmu_mode *mode, uint64_t entry,
+                                 unsigned level, uint32_t perms,
+                                 struct mmu_translation *to)
+{
+    unsigned shift = 12 + 9 * (level - 1), pat = level == 1 ? 7 : 12;
+
+    to->page = entry & PTE_ADDRESS_MASK & (~(uint64_t)0 << shift);
+    to->shift = (uint8_t)shift;
+    to->perms = (uint8_t)perms;
+    to->pkey = mode->pkeys ? entry >> PTE_PKEY_SHIFT & 15 : 0;
+    to->cache = (uint8_t)((entry >> 3 & 3) | (entry >> pat & 1) << 2);
+    to->global = entry >> 8 & mode->cr4 >> 7 & 1;
+    to->dirty = entry >> 6 & 1;
+}
+
+/* Whether @to may be cached and serves the access. */
+static inline bool leaf_serves(struct hardware_walk *walk, uint64_t entry,
+                               const struct mmu_translation *to)
+{
+    const struct mmu_mode *mode = walk->mode;
+    uint32_t access = walk->access & MMU_ACCESS_MASK;
+
+    walk->mark |= !(entry & PTE_A) || ((access & MMU_WRITE) && !(entry & PTE_D));
+    return !((mode->denied[access] >> to->perms) & 1) &&
+           !mmu_pkey_denied(mode, to->perms, to->pkey, access);
+}
+
+/* A table of the guest's, whose GPA is in @table: to its HPA. */
+static bool table_locate(struct hardware_walk *walk, struct tlb_table *table)
+{
+    struct tlb_nested leaf;
+
+    /* A/D flags are on: an access to a guest table counts as a write (SDM 29.3.3.2). */
+    if (!nested_locate(walk, table->address, NESTED_READ | NESTED_WRITE, &leaf)) {
+        return false;
+    }
+    table->address = leaf.page + (table->address & (((uint64_t)1 << leaf.shift) - 1));
+    table->saved += leaf.saved;
+    return true;
+}
+
+/* Fill @to. False: the library has to look. */
+static inline __attribute__((always_inline)) bool
+hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva,
+              struct mmu_translation *to)
+{
+    struct sim_machine *machine = walk->machine;
+    const struct mmu_mode *mode = walk->mode;
+    struct tlb_table table = { machine->root, MMU_PERM_ALL, 0 };
+    unsigned level = mode->levels, known, fill = 0;
+    uint64_t entry;
+
+    if (!mmu_canonical(mode, gva)) {
+        return false;
+    }
+    known = tlb_table_find(machine->tlb.pwc, gva, machine->pcid, &table);
+    if (known != 0) {
+        machine->tlb.stats.pwc_hits++;
+        walk->skipped += table.saved;
+        level = known - 1;
+    } else {
+        machine->tlb.stats.pwc_misses++;
+    }
+    for (;; level--) {
+        unsigned index = gva >> (12 + 9 * (level - 1)) & 511;
+        bool large;
+
+        if (two && level + 1 != known && !table_locate(walk, &table)) {
+            return false;
+        }
+        if (fill != 0) {
+            tlb_table_fill(machine->tlb.pwc, gva, machine->pcid, fill, &table);
+        }
+        if (level == 1) {
+            hint_note(machine->hint, gva, &machine->tables, table.address);
+        }
+        if (!entry_read(walk, &machine->tables, table.address + 8 * index, &entry) ||
+            !(entry & PTE_P)) {
+            return false;
+        }
+        large = (entry & PTE_PS) && ((mode->large_levels >> level) & 1);
+        if (entry & mode->reserved[large][level]) {
+            return false;
+        }
+        table.perms &= (uint32_t)(entry >> 1 & 3) | (uint32_t)(~entry >> 63) << 2;
+        if (large || level == 1) {
+            break;
+        }
+        walk->mark |= !(entry & PTE_A);
+        fill = (entry & PTE_A) ? level : 0;
+        table.address = entry & PTE_ADDRESS_MASK;
+        table.saved++;
+    }
+    leaf_describe(mode, entry, level, table.perms, to);
+    if (!leaf_serves(walk, entry, to)) {
+        return false;
+    }
+    return !two ||
+           nested_page(walk, to->page | (gva & (((uint64_t)1 << to->shift) - 1)), to);
+}
+
+static inline __attribute__((always_inline)) bool
+walk_model(struct sim_machine *machine, bool two, uint64_t gva, uint32_t access)
+{
+    struct hardware_walk walk = { machine, machine->check, access, 0, 0, false };
+    struct sim_counters *count = &machine->count;
+    struct mmu_translation to;
+    bool served = hardware_walk(&walk, two, gva, &to) && !walk.mark;
+
+    count->skipped += walk.skipped;
+    count->histogram[walk.references < SIM_REFERENCES ? walk.references
+                                                      : SIM_REFERENCES]++;
+    if (served) {
+        tlb_insert_value(&machine->tlb, gva, machine->pcid, (to.shift - 12u) / 9,
+                         tlb_pack(&to));
+    }
+    return served;
+}
+
+/* ---- Three kinds of machine ------------------------------------------------------------------ */
+
+/* Each: what the library does where the walk above was not enough, and the walk again. With
+ * @walked the first walk was made already. */
+
+static enum access_end walk_native(struct sim_machine *machine, uint64_t gva,
+                                   uint32_t access, bool walked)
+{
+    struct mmu_walk walk;
+    enum mmu_outcome outcome;
+
+    if (!walked && walk_model(machine, false, gva, access)) {
+        return ACCESS_DONE;
+    }
+    outcome = mmu_walk(&machine->mode, &machine->ram.memory, gva, access, &walk);
+    if (outcome == MMU_OK) {
+        tlb_insert(&machine->tlb, gva, machine->pcid, &walk.to);
+        return ACCESS_DONE;
+    }
+    return outcome == MMU_FAULT || outcome == MMU_NONCANONICAL ? ACCESS_FAULT
+                                                               : ACCESS_BAD;
+}
+
+static enum access_end walk_nested(struct sim_machine *machine, uint64_t gva,
+                                   uint32_t access, bool walked)
+{
+    for (unsigned i = 0; i < WALK_TRIES; i++, walked = false) {
+        struct nested_walk walk = { .trace = NULL };
+        enum mmu_outcome outcome;
+
+        if (!walked && walk_model(machine, true, gva, access)) {
+            return ACCESS_DONE;
+        }
+        outcome = nested_translate(&machine->nested, &machine->mode, gva, access, &walk);
+        if (outcome == MMU_OK) {
+            tlb_insert(&machine->tlb, gva, machine->pcid, &walk.to);
+            return ACCESS_DONE;
+        }
+        if (outcome == MMU_FAULT || outcome == MMU_NONCANONICAL) {
+            return ACCESS_FAULT;
+        }
+        if (outcome != MMU_NESTED_FAULT ||
+            nested_fill(&machine->nested, walk.fault.gpa, NESTED_WRITE) != 0) {
+            return ACCESS_BAD;
+        }
+        machine->count.nested_violations++;
+    }
+    return ACCESS_BAD;
+}
+
+static enum access_end walk_shadow(struct sim_machine *machine, uint64_t gva,
+                                   uint32_t access, bool walked, uint64_t *gpa)
+{
+    for (unsigned i = 0; i < WALK_TRIES; i++, walked = false) {
+        struct shadow_result result;
+
+        if (!walked && walk_model(machine, false, gva, access)) {
+            return ACCESS_DONE;
+        }
+        switch (shadow_fault(machine->vcpu, gva, access, &result)) {
+        case SHADOW_OK:
+            break;
+        case SHADOW_FAULT:
+        case SHADOW_NONCANONICAL:
+            return ACCESS_FAULT;
+        case SHADOW_TABLE_WRITE:
+        case SHADOW_EMULATE:
+            *gpa = result.gpa;
+            return ACCESS_STORE;
+        default:
+            return ACCESS_BAD;
+        }
+    }
+    return ACCESS_BAD;
+}
+
+static enum access_end walk_any(struct sim_machine *machine, uint64_t gva,
+                                uint32_t access, bool walked, uint64_t *gpa)
+{
+    switch (machine->kind) {
+    case SIM_NATIVE:
+        return walk_native(machine, gva, access, walked);
+    case SIM_NESTED:
+        return walk_nested(machine, gva, access, walked);
+    default:
+        return walk_shadow(machine, gva, access, walked, gpa);
+    }
+}
+
+enum access_end sim_cpu_walk(struct sim_machine *machine, uint64_t gva, uint32_t access,
+                             uint64_t *gpa)
+{
+    return walk_any(machine, gva, access, false, gpa);
+}
+
+/* ---- Many accesses ---------------------------------------------------------------------------- */
+
+/* The most common of all walks: the paging-structure cache has the page table. False: it
+ * has not, and nothing happened; else *@served: the translation is in the TLB now. */
+TLB_INLINE bool walk_quick(struct sim_machine *machine, bool two, uint64_t gva,
+                           uint32_t access, bool *served)
+{
+    struct tlb *tlb = &machine->tlb;
+    struct hardware_walk walk = { machine, machine->check, access, 0, 0, false };
+    uint64_t index = tlb_index(gva, 1), key = index << 16 | TLB_VALID | machine->pcid;
+    int slot = tlb_set_slot(&tlb->pwc[0], index, key, key);
+    struct mmu_translation to;
+    struct tlb_value table;
+    uint64_t entry;
+
+    if (slot < 0) {
+        return false;
+    }
+    table = tlb->pwc[0].to[slot];
+    tlb->stats.pwc_hits++;
+    hint_note(machine->hint, gva, &machine->tables, table.address);
+    *served = entry_read(&walk, &machine->tables,
+                         table.address + 8 * (gva >> MMU_PAGE_SHIFT & 511), &entry) &&
+              (entry & PTE_P) && !(entry & walk.mode->reserved[0][1]);
+    if (*served) {
+        uint32_t perms = (uint32_t)(entry >> 1 & 3) | (uint32_t)(~entry >> 63) << 2;
+
+        leaf_describe(walk.mode, entry, 1, (uint32_t)table.word & perms, &to);
+        *served =
+            leaf_serves(&walk, entry, &to) &&
+            (!two || nested_page(&walk, to.page | (gva & (MMU_PAGE_SIZE - 1)), &to)) &&
+            !walk.mark;
+    }
+    machine->count.skipped += walk.skipped + (table.word >> 32);
+    machine->count.histogram[walk.references]++;
+    if (*served) {
+        tlb_insert_value(tlb, gva, machine->pcid, 0, tlb_pack(&to));
+    }
+    return true;
+}
+
+/* An access that neither TLB serves. */
+TLB_INLINE enum access_end miss(struct sim_machine *machine, bool two, uint64_t gva,
+                                uint32_t access, uint64_t *gpa)
+{
+    bool served;
+
+    machine->tlb.stats.misses++;
+    if (!walk_quick(machine, two, gva, access, &served)) {
+        return walk_any(machine, gva, access, false, gpa);
+    }
+    return served ? ACCESS_DONE : walk_any(machine, gva, access, true, gpa);
+}
+
+/* sim_cpu_access() for accesses in a row, as far as they are ordinary. */
+TLB_INLINE unsigned burst(struct sim_machine *machine, bool two,
+                          const struct sim_event *events, unsigned count,
+                          struct sim_burst *burst)
+{
+    struct tlb *tlb = &machine->tlb;
+    uint16_t pcid = machine->pcid;
+    unsigned i;
+
+    for (i = 0; i < count && events[i].kind == SIM_ACCESS; i++) {
+        uint64_t gva = events[i].address, index = tlb_index(gva, 0);
+        uint64_t key = tlb_key(gva, 0, pcid), global = tlb_key(gva, 0, TLB_GLOBAL);
+        uint32_t access = sim_access(&events[i]);
+        int slot = tlb_set_slot(&tlb->l1[0], index, key, global);
+        struct tlb_value value;
+
+        if (burst->ahead) {
+            sim_cpu_prefetch(machine, events[i + SIM_FAR].address);
+        }
+        if (two && burst->ahead) {
+            sim_cpu_prefetch_nested(machine, events[i + SIM_NEAR].address);
+        }
+        if (slot >= 0) {
+            value = tlb->l1[0].to[slot];
+            if (!mmu_translation_allows(machine->check, translation(&value), access)) {
+                break;
+            }
+            tlb->stats.l1_hits++;
+            continue;
+        }
+        if (tlb->large[gva >> 63][1] || tlb->large[gva >> 63][2]) {
+            break;
+        }
+        slot = tlb_set_slot(&tlb->l2, index, key, global);
+        if (slot >= 0) {
+            value = tlb->l2.to[slot];
+            if (!mmu_translation_allows(machine->check, translation(&value), access)) {
+                break;
+            }
+            tlb->stats.l2_hits++;
+            key = translation(&value)->global ? global : key;
+            tlb->l1[0].to[tlb_set_insert(&tlb->l1[0], index, key)] = value;
+            continue;
+        }
+        burst->end = miss(machine, two, gva, access, &burst->gpa);
+        if (burst->end != ACCESS_DONE) {
+            break;
+        }
+    }
+    return i;
+}
+
+unsigned sim_cpu_burst(struct sim_machine *machine, const struct sim_event *events,
+                       unsigned count, struct sim_burst *state)
+{
+    state->end = ACCESS_DONE;
+    if (!machine->tlb.plain) {
+        return 0;
+    }
+    return machine->kind == SIM_NESTED ? burst(machine, true, events, count, state)
+                                       : burst(machine, false, events, count, state);
+}
