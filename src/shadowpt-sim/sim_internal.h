@@ -105,8 +105,9 @@ struct sim_burst {
 unsigned sim_cpu_burst(struct sim_machine *machine, const struct sim_event *events,
                        unsigned count, struct sim_burst *burst);
 
-/* A walk for @gva is to come soon: let the host fetch the entry it will need. */
-static inline void sim_cpu_prefetch(const struct sim_machine *machine, uint64_t gva)
+/* A walk for @gva is to come soon: let the host fetch the entry it will need. (Inlined by
+ * force: GCC takes a function that only prefetches for one without effect.) */
+TLB_INLINE void sim_cpu_prefetch(const struct sim_machine *machine, uint64_t gva)
 {
     const struct sim_hint *hint = &machine->hint[(gva >> 21) % SIM_HINTS];
 
@@ -116,8 +117,7 @@ static inline void sim_cpu_prefetch(const struct sim_machine *machine, uint64_t 
 }
 
 /* ... sooner: the nested tables' entry too, since the guest's is likely here by now. */
-static inline void sim_cpu_prefetch_nested(const struct sim_machine *machine,
-                                           uint64_t gva)
+TLB_INLINE void sim_cpu_prefetch_nested(const struct sim_machine *machine, uint64_t gva)
 {
     const struct sim_hint *hint = &machine->hint[(gva >> 21) % SIM_HINTS];
     uint64_t entry;

@@ -16,8 +16,8 @@ struct hardware_walk {
     bool mark; /* some A or D is to be set */
 };
 
-static inline bool entry_read(struct hardware_walk *walk, const struct sim_tables *tables,
-                              uint64_t address, uint64_t *entry)
+TLB_INLINE bool entry_read(struct hardware_walk *walk, const struct sim_tables *tables,
+                           uint64_t address, uint64_t *entry)
 {
     struct sim_machine *machine = walk->machine;
     uint64_t offset = address - tables->base;
@@ -64,7 +64,7 @@ static bool nested_locate(struct hardware_walk *walk, uint64_t gpa, uint32_t wan
     struct sim_machine *machine = walk->machine;
     const struct nested_table *nested = &machine->nested;
     bool write = wanted & NESTED_WRITE, accessed = true;
-    struct tlb_table table = { pool_hpa(&nested->pool, nested->root), 7, 0 };
+    struct tlb_value table = { pool_hpa(&nested->pool, nested->root), 7 };
     unsigned level = nested->config.levels, known;
 
     if (tlb_nested_find(&machine->tlb, gpa, write, leaf)) {
@@ -73,7 +73,7 @@ static bool nested_locate(struct hardware_walk *walk, uint64_t gpa, uint32_t wan
     }
     known = tlb_table_find(machine->tlb.npwc, gpa, 0, &table);
     if (known != 0) {
-        walk->skipped += table.saved;
+        walk->skipped += (unsigned)(table.word >> TLB_TABLE_SAVED);
         level = known - 1;
     }
     for (;; level--) {
@@ -92,18 +92,19 @@ static bool nested_locate(struct hardware_walk *walk, uint64_t gpa, uint32_t wan
         if (nested_entry_broken(nested, entry, level, is_leaf)) {
             return false;
         }
-        table.perms &= nested_entry_perms(nested, entry);
+        table.word &= ~(uint64_t)(NESTED_READ | NESTED_WRITE | NESTED_FETCH) |
+                      nested_entry_perms(nested, entry);
         if (is_leaf) {
-            leaf->perms = table.perms;
-            leaf->saved = table.saved;
+            leaf->perms = table.word & TLB_TABLE_PERMS;
+            leaf->saved = (uint32_t)(table.word >> TLB_TABLE_SAVED);
             accessed &= nested_leaf(walk, entry, level, leaf);
             break;
         }
         accessed &= (entry & EPT_A) != 0;
         table.address = entry & PTE_ADDRESS_MASK;
-        table.saved++;
+        table.word += (uint64_t)1 << TLB_TABLE_SAVED;
         if (accessed) {
-            tlb_table_fill(machine->tlb.npwc, gpa, 0, level, &table);
+            tlb_table_fill(machine->tlb.npwc, gpa, 0, level, table);
         }
     }
     if (accessed && (leaf->dirty || !write)) {
@@ -114,12 +115,49 @@ static bool nested_locate(struct hardware_walk *walk, uint64_t gpa, uint32_t wan
     return (wanted & ~leaf->perms) == 0;
 }
 
+/* ---- The guest's or the shadow's dimension ------------------------------------------------- */
+
+TLB_INLINE uint64_t entry_perms(uint64_t entry)
+{
+    return (entry >> 1 & 3) | (~entry >> 63) << 2;
+}
+
+TLB_INLINE struct tlb_value leaf_value(const struct mmu_mode *mode, uint64_t entry,
+                                       unsigned level, uint64_t perms)
+{
+    unsigned shift = 12 + 9 * (level - 1), pat = level == 1 ? 7 : 12;
+    uint64_t cache = (entry >> 3 & 3) | (entry >> pat & 1) << 2;
+    uint64_t pkey = mode->pkeys ? entry >> PTE_PKEY_SHIFT & 15 : 0;
+
+    return (struct tlb_value){
+        .address = entry & PTE_ADDRESS_MASK & (~(uint64_t)0 << shift),
+        .word = shift | (perms & MMU_PERM_ALL) << TLB_PERMS | pkey << TLB_PKEY |
+                cache << TLB_CACHE | (entry >> 8 & mode->cr4 >> 7 & 1) << TLB_IS_GLOBAL |
+                (entry >> 6 & 1) << TLB_DIRTY,
+    };
+}
+
+/* Whether @to may be cached and serves the access. */
+TLB_INLINE bool leaf_serves(struct hardware_walk *walk, uint64_t entry,
+                            struct tlb_value to)
+{
+    const struct mmu_mode *mode = walk->mode;
+    uint32_t access = walk->access & MMU_ACCESS_MASK;
+    uint8_t perms = to.word >> TLB_PERMS & MMU_PERM_ALL;
+
+    walk->mark |= !(entry & PTE_A) || ((access & MMU_WRITE) && !(entry & PTE_D));
+    return !((mode->denied[access] >> perms) & 1) &&
+           (!mode->pkeys ||
+            !mmu_pkey_denied(mode, perms, to.word >> TLB_PKEY & 15, access));
+}
+
 /* The page that both dimensions map together: nested_translate() says the same. */
-static bool nested_page(struct hardware_walk *walk, uint64_t gpa,
-                        struct mmu_translation *to)
+TLB_INLINE bool nested_page(struct hardware_walk *walk, uint64_t gpa,
+                            struct tlb_value *to)
 {
     uint32_t wanted = NESTED_READ;
     struct tlb_nested leaf;
+    unsigned shift;
     uint64_t hpa;
 
     if (walk->access & MMU_FETCH) {
@@ -131,48 +169,20 @@ static bool nested_page(struct hardware_walk *walk, uint64_t gpa,
         return false;
     }
     hpa = leaf.page + (gpa & (((uint64_t)1 << leaf.shift) - 1));
-    if (leaf.shift < to->shift) {
-        to->shift = (uint8_t)leaf.shift;
-    }
-    to->page = align_down(hpa, (uint64_t)1 << to->shift);
+    shift = leaf.shift < tlb_shift(*to) ? leaf.shift : tlb_shift(*to);
+    to->address = align_down(hpa, (uint64_t)1 << shift);
+    to->word = (to->word & ~(uint64_t)0xff) | shift;
     if (!(leaf.perms & NESTED_FETCH)) {
-        to->perms &= (uint8_t)~MMU_PERM_X;
+        to->word &= ~((uint64_t)MMU_PERM_X << TLB_PERMS);
     }
-    to->dirty = to->dirty && leaf.dirty && (leaf.perms & NESTED_WRITE);
+    if (!leaf.dirty || !(leaf.perms & NESTED_WRITE)) {
+        to->word &= ~((uint64_t)1 << TLB_DIRTY);
+    }
     return true;
 }
 
-/* ---- The guest's or the shadow's dimension ------------------------------------------------- */
-
-static inline void leaf_describe(const struct mmu_mode *mode, uint64_t entry,
-                                 unsigned level, uint32_t perms,
-                                 struct mmu_translation *to)
-{
-    unsigned shift = 12 + 9 * (level - 1), pat = level == 1 ? 7 : 12;
-
-    to->page = entry & PTE_ADDRESS_MASK & (~(uint64_t)0 << shift);
-    to->shift = (uint8_t)shift;
-    to->perms = (uint8_t)perms;
-    to->pkey = mode->pkeys ? entry >> PTE_PKEY_SHIFT & 15 : 0;
-    to->cache = (uint8_t)((entry >> 3 & 3) | (entry >> pat & 1) << 2);
-    to->global = entry >> 8 & mode->cr4 >> 7 & 1;
-    to->dirty = entry >> 6 & 1;
-}
-
-/* Whether @to may be cached and serves the access. */
-static inline bool leaf_serves(struct hardware_walk *walk, uint64_t entry,
-                               const struct mmu_translation *to)
-{
-    const struct mmu_mode *mode = walk->mode;
-    uint32_t access = walk->access & MMU_ACCESS_MASK;
-
-    walk->mark |= !(entry & PTE_A) || ((access & MMU_WRITE) && !(entry & PTE_D));
-    return !((mode->denied[access] >> to->perms) & 1) &&
-           !mmu_pkey_denied(mode, to->perms, to->pkey, access);
-}
-
 /* A table of the guest's, whose GPA is in @table: to its HPA. */
-static bool table_locate(struct hardware_walk *walk, struct tlb_table *table)
+static bool table_locate(struct hardware_walk *walk, struct tlb_value *table)
 {
     struct tlb_nested leaf;
 
@@ -181,18 +191,17 @@ static bool table_locate(struct hardware_walk *walk, struct tlb_table *table)
         return false;
     }
     table->address = leaf.page + (table->address & (((uint64_t)1 << leaf.shift) - 1));
-    table->saved += leaf.saved;
+    table->word += (uint64_t)leaf.saved << TLB_TABLE_SAVED;
     return true;
 }
 
 /* Fill @to. False: the library has to look. */
 static inline __attribute__((always_inline)) bool
-hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva,
-              struct mmu_translation *to)
+hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva, struct tlb_value *to)
 {
     struct sim_machine *machine = walk->machine;
     const struct mmu_mode *mode = walk->mode;
-    struct tlb_table table = { machine->root, MMU_PERM_ALL, 0 };
+    struct tlb_value table = { machine->root, MMU_PERM_ALL };
     unsigned level = mode->levels, known, fill = 0;
     uint64_t entry;
 
@@ -202,7 +211,7 @@ hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva,
     known = tlb_table_find(machine->tlb.pwc, gva, machine->pcid, &table);
     if (known != 0) {
         machine->tlb.stats.pwc_hits++;
-        walk->skipped += table.saved;
+        walk->skipped += (unsigned)(table.word >> TLB_TABLE_SAVED);
         level = known - 1;
     } else {
         machine->tlb.stats.pwc_misses++;
@@ -215,7 +224,7 @@ hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva,
             return false;
         }
         if (fill != 0) {
-            tlb_table_fill(machine->tlb.pwc, gva, machine->pcid, fill, &table);
+            tlb_table_fill(machine->tlb.pwc, gva, machine->pcid, fill, table);
         }
         if (level == 1) {
             hint_note(machine->hint, gva, &machine->tables, table.address);
@@ -228,21 +237,22 @@ hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva,
         if (entry & mode->reserved[large][level]) {
             return false;
         }
-        table.perms &= (uint32_t)(entry >> 1 & 3) | (uint32_t)(~entry >> 63) << 2;
+        table.word &= ~(uint64_t)MMU_PERM_ALL | entry_perms(entry);
         if (large || level == 1) {
             break;
         }
         walk->mark |= !(entry & PTE_A);
         fill = (entry & PTE_A) ? level : 0;
         table.address = entry & PTE_ADDRESS_MASK;
-        table.saved++;
+        table.word += (uint64_t)1 << TLB_TABLE_SAVED;
     }
-    leaf_describe(mode, entry, level, table.perms, to);
-    if (!leaf_serves(walk, entry, to)) {
+    *to = leaf_value(mode, entry, level, table.word);
+    if (!leaf_serves(walk, entry, *to)) {
         return false;
     }
     return !two ||
-           nested_page(walk, to->page | (gva & (((uint64_t)1 << to->shift) - 1)), to);
+           nested_page(walk, to->address | (gva & (((uint64_t)1 << tlb_shift(*to)) - 1)),
+                       to);
 }
 
 static inline __attribute__((always_inline)) bool
@@ -250,15 +260,14 @@ walk_model(struct sim_machine *machine, bool two, uint64_t gva, uint32_t access)
 {
     struct hardware_walk walk = { machine, machine->check, access, 0, 0, false };
     struct sim_counters *count = &machine->count;
-    struct mmu_translation to;
+    struct tlb_value to;
     bool served = hardware_walk(&walk, two, gva, &to) && !walk.mark;
 
     count->skipped += walk.skipped;
     count->histogram[walk.references < SIM_REFERENCES ? walk.references
                                                       : SIM_REFERENCES]++;
     if (served) {
-        tlb_insert_value(&machine->tlb, gva, machine->pcid, (to.shift - 12u) / 9,
-                         tlb_pack(&to));
+        tlb_insert_value(&machine->tlb, gva, machine->pcid, (tlb_shift(to) - 12) / 9, to);
     }
     return served;
 }
@@ -360,8 +369,54 @@ enum access_end sim_cpu_walk(struct sim_machine *machine, uint64_t gva, uint32_t
 
 /* ---- Many accesses ---------------------------------------------------------------------------- */
 
-/* The most common of all walks: the paging-structure cache has the page table. False: it
- * has not, and nothing happened; else *@served: the translation is in the TLB now. */
+static inline bool entry_is_large(const struct sim_machine *machine, uint64_t address)
+{
+    uint64_t offset = address - machine->tables.base;
+
+    return offset < machine->tables.size && (machine->tables.host[offset] & PTE_PS);
+}
+
+/* From the entry of level 2 to the table it leads to. False: it is no such entry. */
+TLB_INLINE bool walk_to_table(struct hardware_walk *walk, bool two, uint64_t gva,
+                              uint64_t entry, struct tlb_value *table)
+{
+    struct sim_machine *machine = walk->machine;
+
+    if ((entry & (PTE_P | PTE_PS | PTE_A)) != (PTE_P | PTE_A) ||
+        (entry & walk->mode->reserved[0][2])) {
+        return false;
+    }
+    table->address = entry & PTE_ADDRESS_MASK;
+    table->word &= ~(uint64_t)MMU_PERM_ALL | entry_perms(entry);
+    table->word += (uint64_t)1 << TLB_TABLE_SAVED;
+    if (two && !table_locate(walk, table)) {
+        return false;
+    }
+    tlb_table_fill(machine->tlb.pwc, gva, machine->pcid, 2, *table);
+    return true;
+}
+
+/* The rest of a walk whose page table is known. */
+TLB_INLINE bool walk_page(struct hardware_walk *walk, bool two, uint64_t gva,
+                          struct tlb_value table, struct tlb_value *to)
+{
+    struct sim_machine *machine = walk->machine;
+    uint64_t entry;
+
+    hint_note(machine->hint, gva, &machine->tables, table.address);
+    if (!entry_read(walk, &machine->tables,
+                    table.address + 8 * (gva >> MMU_PAGE_SHIFT & 511), &entry) ||
+        !(entry & PTE_P) || (entry & walk->mode->reserved[0][1])) {
+        return false;
+    }
+    *to = leaf_value(walk->mode, entry, 1, table.word & entry_perms(entry));
+    return leaf_serves(walk, entry, *to) &&
+           (!two || nested_page(walk, to->address | (gva & (MMU_PAGE_SIZE - 1)), to)) &&
+           !walk->mark;
+}
+
+/* The most common walks: a paging-structure cache has the page table or its directory.
+ * False: neither, and nothing happened; else *@served: the translation is in the TLB. */
 TLB_INLINE bool walk_quick(struct sim_machine *machine, bool two, uint64_t gva,
                            uint32_t access, bool *served)
 {
@@ -369,32 +424,35 @@ TLB_INLINE bool walk_quick(struct sim_machine *machine, bool two, uint64_t gva,
     struct hardware_walk walk = { machine, machine->check, access, 0, 0, false };
     uint64_t index = tlb_index(gva, 1), key = index << 16 | TLB_VALID | machine->pcid;
     int slot = tlb_set_slot(&tlb->pwc[0], index, key, key);
-    struct mmu_translation to;
-    struct tlb_value table;
+    struct tlb_value table, to;
     uint64_t entry;
 
-    if (slot < 0) {
-        return false;
+    if (slot >= 0) {
+        table = tlb->pwc[0].to[slot];
+        machine->count.skipped += table.word >> TLB_TABLE_SAVED;
+        *served = walk_page(&walk, two, gva, table, &to);
+    } else {
+        key = (index >> 9) << 16 | TLB_VALID | machine->pcid;
+        slot = tlb_set_slot(&tlb->pwc[1], index >> 9, key, key);
+        if (slot < 0) {
+            return false;
+        }
+        table = tlb->pwc[1].to[slot];
+        if (entry_is_large(machine, table.address + 8 * (index & 511))) {
+            return false; /* for the whole walk */
+        }
+        machine->count.skipped += table.word >> TLB_TABLE_SAVED;
+        *served = entry_read(&walk, &machine->tables, table.address + 8 * (index & 511),
+                             &entry) &&
+                  walk_to_table(&walk, two, gva, entry, &table) &&
+                  walk_page(&walk, two, gva, table, &to);
     }
-    table = tlb->pwc[0].to[slot];
     tlb->stats.pwc_hits++;
-    hint_note(machine->hint, gva, &machine->tables, table.address);
-    *served = entry_read(&walk, &machine->tables,
-                         table.address + 8 * (gva >> MMU_PAGE_SHIFT & 511), &entry) &&
-              (entry & PTE_P) && !(entry & walk.mode->reserved[0][1]);
+    machine->count.skipped += walk.skipped;
+    machine->count
+        .histogram[walk.references < SIM_REFERENCES ? walk.references : SIM_REFERENCES]++;
     if (*served) {
-        uint32_t perms = (uint32_t)(entry >> 1 & 3) | (uint32_t)(~entry >> 63) << 2;
-
-        leaf_describe(walk.mode, entry, 1, (uint32_t)table.word & perms, &to);
-        *served =
-            leaf_serves(&walk, entry, &to) &&
-            (!two || nested_page(&walk, to.page | (gva & (MMU_PAGE_SIZE - 1)), &to)) &&
-            !walk.mark;
-    }
-    machine->count.skipped += walk.skipped + (table.word >> 32);
-    machine->count.histogram[walk.references]++;
-    if (*served) {
-        tlb_insert_value(tlb, gva, machine->pcid, 0, tlb_pack(&to));
+        tlb_insert_value(tlb, gva, machine->pcid, 0, to);
     }
     return true;
 }

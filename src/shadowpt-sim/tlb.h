@@ -68,13 +68,24 @@ _Static_assert(sizeof(struct mmu_translation) == sizeof(struct tlb_value) &&
                    __BYTE_ORDER == __LITTLE_ENDIAN,
                "tlb_pack() puts the members where they are");
 
+#define TLB_PERMS     8
+#define TLB_PKEY      16
+#define TLB_CACHE     24
+#define TLB_IS_GLOBAL 32
+#define TLB_DIRTY     40
+
+static inline unsigned tlb_shift(struct tlb_value value)
+{
+    return value.word & 0xff;
+}
+
 static inline struct tlb_value tlb_pack(const struct mmu_translation *to)
 {
     return (struct tlb_value){
         .address = to->page,
-        .word = (uint64_t)to->shift | (uint64_t)to->perms << 8 |
-                (uint64_t)to->pkey << 16 | (uint64_t)to->cache << 24 |
-                (uint64_t)to->global << 32 | (uint64_t)to->dirty << 40,
+        .word = (uint64_t)to->shift | (uint64_t)to->perms << TLB_PERMS |
+                (uint64_t)to->pkey << TLB_PKEY | (uint64_t)to->cache << TLB_CACHE |
+                (uint64_t)to->global << TLB_IS_GLOBAL | (uint64_t)to->dirty << TLB_DIRTY,
     };
 }
 
@@ -98,10 +109,10 @@ TLB_INLINE struct mmu_translation *tlb_find_in(struct tlb_array *array, uint64_t
 void tlb_insert(struct tlb *tlb, uint64_t gva, uint16_t pcid,
                 const struct mmu_translation *to);
 /* The same for a page of these sizes: 0, 1, 2. */
-static inline void tlb_insert_value(struct tlb *tlb, uint64_t gva, uint16_t pcid,
-                                    unsigned size, struct tlb_value value)
+TLB_INLINE void tlb_insert_value(struct tlb *tlb, uint64_t gva, uint16_t pcid,
+                                 unsigned size, struct tlb_value value)
 {
-    bool global = value.word >> 32 & 1;
+    bool global = value.word >> TLB_IS_GLOBAL & 1;
     uint64_t index = tlb_index(gva, size);
     uint64_t key = tlb_key(gva, size, global ? TLB_GLOBAL : pcid);
 
@@ -122,12 +133,10 @@ void tlb_flush_all(struct tlb *tlb);
 /* ---- Walks ---- */
 
 /* What a paging-structure cache knows: the table that the entry of a level leads to. With
- * nested paging it is where that table is in the host (SDM 29.4.2, combined mappings). */
-struct tlb_table {
-    uint64_t address;
-    uint32_t perms; /* what the entries down to here permit */
-    uint32_t saved; /* references that a walk down to here takes */
-};
+ * nested paging it is where that table is in the host (SDM 29.4.2, combined mappings).
+ * value.address is the table's; value.word: */
+#define TLB_TABLE_PERMS 0xffu /* what the entries down to here permit */
+#define TLB_TABLE_SAVED 32    /* shift to: references that a walk down to here takes */
 
 /* What the nested TLB knows: a leaf of the nested tables. */
 struct tlb_nested {
@@ -138,19 +147,17 @@ struct tlb_nested {
 
 /* The lowest level whose entry for @address need not be read, 2 to 5, and its table; 0:
  * all must be. @array: pwc or npwc. */
-static inline unsigned tlb_table_find(struct tlb_array array[4], uint64_t address,
-                                      uint16_t tag, struct tlb_table *table)
+TLB_INLINE unsigned tlb_table_find(struct tlb_array array[4], uint64_t address,
+                                   uint16_t tag, struct tlb_value *table)
 {
     uint64_t index = tlb_index(address, 1);
 
     for (unsigned i = 0; i < 4; i++, index >>= 9) {
         uint64_t key = index << 16 | TLB_VALID | tag;
-        const struct tlb_value *to = tlb_array_value(&array[i], index, key, key);
+        int slot = tlb_array_slot(&array[i], index, key, key);
 
-        if (to != NULL) {
-            table->address = to->address;
-            table->perms = (uint32_t)to->word;
-            table->saved = (uint32_t)(to->word >> 32);
+        if (slot >= 0) {
+            *table = array[i].to[slot];
             return i + 2;
         }
     }
@@ -158,16 +165,13 @@ static inline unsigned tlb_table_find(struct tlb_array array[4], uint64_t addres
 }
 
 /* The entry of @level for @address was read, and leads to @table. */
-static inline void tlb_table_fill(struct tlb_array array[4], uint64_t address,
-                                  uint16_t tag, unsigned level,
-                                  const struct tlb_table *table)
+TLB_INLINE void tlb_table_fill(struct tlb_array array[4], uint64_t address, uint16_t tag,
+                               unsigned level, struct tlb_value table)
 {
     uint64_t index = tlb_index(address, 1) >> (9 * (level - 2));
-    struct tlb_value value = { table->address,
-                               (uint64_t)table->saved << 32 | table->perms };
 
     tlb_array_insert_value(&array[level - 2], index, index << 16 | TLB_VALID | tag,
-                           value);
+                           table);
 }
 
 /* The nested leaf around @gpa; with @dirty only one that may be written without a walk. */
@@ -178,7 +182,7 @@ void tlb_nested_fill(struct tlb *tlb, uint64_t gpa, const struct tlb_nested *lea
 void tlb_reference_rest(struct tlb *tlb, uint64_t line, uint64_t key);
 
 /* One reference to a table entry goes to memory through the data caches, and fills them. */
-static inline void tlb_reference(struct tlb *tlb, uint64_t address)
+TLB_INLINE void tlb_reference(struct tlb *tlb, uint64_t address)
 {
     uint64_t line = address >> 6, key = line << 16 | TLB_VALID;
 

@@ -137,14 +137,14 @@ static void test_against_list(void **state)
 
 static void fill(struct tlb_array array[4], uint64_t gva, uint16_t tag, unsigned level)
 {
-    const struct tlb_table table = { .address = gva ^ level, .saved = (uint8_t)level };
+    const struct tlb_value table = { gva ^ level, (uint64_t)level << TLB_TABLE_SAVED };
 
-    tlb_table_fill(array, gva, tag, level, &table);
+    tlb_table_fill(array, gva, tag, level, table);
 }
 
 static void test_structure_caches(void **state)
 {
-    struct tlb_table table;
+    struct tlb_value table = { 0, 0 };
     struct tlb tlb;
 
     open_default(&tlb);
@@ -154,7 +154,7 @@ static void test_structure_caches(void **state)
     assert_int_equal(table.address, 0x1000 ^ 3);
     fill(tlb.pwc, 0x1000, 1, 2);
     assert_int_equal(tlb_table_find(tlb.pwc, 0x1fffff, 1, &table), 2);
-    assert_int_equal(table.saved, 2);
+    assert_int_equal(table.word >> TLB_TABLE_SAVED, 2);
     assert_int_equal(tlb_table_find(tlb.pwc, 0x200000, 1, &table), 3);
     assert_int_equal(tlb_table_find(tlb.pwc, 0x1000, 2, &table), 0);
     fill(tlb.pwc, 0x1000, 2, 2);
