@@ -104,6 +104,91 @@ static void test_workloads(void **state)
     run_workload(GENERATE_CHURN, false, true, 4);
 }
 
+static void measure(const struct sim_config *config, enum generate_kind kind,
+                    const struct generate_config *workload, enum sim_kind sim,
+                    struct sim_result *result)
+{
+    struct sim_machine *machine;
+    struct sim_source *source;
+    struct sim_event events[BATCH];
+    struct umbra_error error;
+    int count;
+
+    assert_int_equal(sim_create(config, sim, &machine, &error), 0);
+    assert_int_equal(generate_open(kind, workload, &source), 0);
+    while ((count = source->next(source, events, BATCH, &error)) > 0) {
+        assert_int_equal(sim_run(machine, events, (unsigned)count, &error), 0);
+    }
+    sim_result(machine, result);
+    sim_source_close(source);
+    sim_destroy(machine);
+}
+
+/* Without caches in its way, the simulated processor's own walk makes the references that
+ * the formulas, and the exact walks of the library, say. */
+static void test_references_without_caches(void **state)
+{
+    static const struct {
+        uint8_t levels, host_shift;
+        bool large;
+        unsigned native, nested;
+    } cases[] = { { 4, 12, false, 4, 24 }, { 5, 12, false, 5, 35 },
+                  { 4, 21, false, 4, 19 }, { 4, 30, false, 4, 14 },
+                  { 4, 21, true, 3, 15 },  { 4, 12, true, 3, 19 } };
+
+    for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct sim_config config = { .cost = cost_default,
+                                     .ram = 2 * GIB,
+                                     .levels = cases[i].levels,
+                                     .host_shift = cases[i].host_shift };
+        struct tlb_geometry *geometry = &config.cost.geometry;
+        struct generate_config workload;
+        struct sim_result result;
+
+        memset(geometry->pwc, 0, sizeof(geometry->pwc));
+        memset(geometry->npwc, 0, sizeof(geometry->npwc));
+        memset(&geometry->nested, 0, sizeof(geometry->nested));
+        generate_defaults(GENERATE_RANDOM, &workload);
+        workload.bytes = cases[i].large ? GIB : 64 * MIB;
+        workload.accesses = 20000;
+        workload.large = cases[i].large;
+        geometry->l2 = (struct tlb_shape){ 0, 1 };
+        measure(&config, GENERATE_RANDOM, &workload, SIM_NATIVE, &result);
+        assert_true(result.count.walks > 10000);
+        assert_int_equal(result.count.references, result.count.walks * cases[i].native);
+        measure(&config, GENERATE_RANDOM, &workload, SIM_NESTED, &result);
+        assert_int_equal(result.count.references, result.count.walks * cases[i].nested);
+        assert_int_equal(result.count.skipped, 0);
+    }
+}
+
+/* With caches, what they save and what is left are together the same numbers, and the short
+ * cuts for many accesses in a row count as the plain way does (sets of more than 16 ways
+ * take it). */
+static void test_references_saved(void **state)
+{
+    for (enum sim_kind kind = SIM_NATIVE; kind < SIM_KINDS; kind++) {
+        struct sim_config config = { .cost = cost_default,
+                                     .ram = 2 * GIB,
+                                     .host_shift = 12 };
+        struct generate_config workload;
+        struct sim_result quick, plain;
+        uint64_t full = kind == SIM_NESTED ? 24 : 4;
+
+        generate_defaults(GENERATE_RANDOM, &workload);
+        workload.bytes = 256 * MIB;
+        workload.accesses = 50000;
+        measure(&config, GENERATE_RANDOM, &workload, kind, &quick);
+        assert_true(quick.count.references < quick.count.walks * full / 2);
+        assert_int_equal(quick.count.references + quick.count.skipped,
+                         quick.count.walks * full);
+        config.cost.geometry.l1_1g = (struct tlb_shape){ 32, 32 };
+        measure(&config, GENERATE_RANDOM, &workload, kind, &plain);
+        assert_memory_equal(&quick.count, &plain.count, sizeof(quick.count));
+        assert_memory_equal(&quick.tlb, &plain.tlb, sizeof(quick.tlb));
+    }
+}
+
 /* Any events, in any order: the kinds agree, and nothing breaks. */
 static void test_random_events(void **state)
 {
@@ -270,8 +355,12 @@ static void test_crossover(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_workloads), cmocka_unit_test(test_random_events),
-        cmocka_unit_test(test_lines),     cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_workloads),
+        cmocka_unit_test(test_references_without_caches),
+        cmocka_unit_test(test_references_saved),
+        cmocka_unit_test(test_random_events),
+        cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_crossover),
     };
 
