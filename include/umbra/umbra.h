@@ -645,15 +645,25 @@ UMBRA_API int umbra_clock_jump(struct umbra_vm *vm, uint32_t clocks, int64_t ns,
 
 /* ---- Console --------------------------------------------------------------------- */
 
+/**
+ * A console is a number in the calls below: a serial port is 0 to 3; what the others are,
+ * umbra_console_find() tells.
+ *
+ * Find one by its name: "com1" to "com4", or the name that a virtio console port has in the
+ * config ("hvc0", "agent"). -ENOENT when the config has no such port.
+ */
+UMBRA_API int umbra_console_find(struct umbra_vm *vm, const char *name, unsigned *port,
+                                 struct umbra_error *error);
+
 /** Called with console output, on a thread of the VM; must not block for long nor call
  * back. */
 typedef void (*umbra_console_fn)(void *context, const void *bytes, size_t length);
 
-/** Have output of serial port @p port handed to @p fn; set it before umbra_vm_start(). */
+/** Have output of console @p port handed to @p fn; set it before umbra_vm_start(). */
 UMBRA_API int umbra_console_set_output(struct umbra_vm *vm, unsigned port,
                                        umbra_console_fn fn, void *context);
 
-/** Type @p length bytes into serial port @p port; returns 0 or -errno (-EAGAIN: queue
+/** Type @p length bytes into console @p port; returns 0 or -errno (-EAGAIN: queue
  * full). */
 UMBRA_API int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
                                  size_t length);
@@ -665,14 +675,14 @@ enum umbra_expect_flags {
 
 /** What matched. */
 struct umbra_match {
-    uint64_t offset; /**< in the port's whole output, in bytes */
+    uint64_t offset; /**< in the console's whole output, in bytes */
     uint64_t length;
     char text[512]; /**< the match, cut off if longer, terminated */
 };
 
 /**
- * Wait up to @p timeout_ms for @p pattern in the output of serial port @p port, behind the
- * last match (of any thread). The VM may have printed it already.
+ * Wait up to @p timeout_ms for @p pattern in the output of console @p port, behind the last
+ * match (of any thread). The VM may have printed it already.
  * @return 0 and the match (which may be NULL); -ETIMEDOUT, or -EPIPE when the run ended
  * first, with the console's tail in the error's message.
  */
@@ -681,9 +691,54 @@ UMBRA_API int umbra_console_expect(struct umbra_vm *vm, unsigned port,
                                    int64_t timeout_ms, struct umbra_match *match,
                                    struct umbra_error *error);
 
-/** All output of the port (the last half megabyte at least; malloc'd, the caller frees). */
+/** All of its output (the last half megabyte at least; malloc'd, the caller frees). */
 UMBRA_API char *umbra_console_transcript(struct umbra_vm *vm, unsigned port,
                                          size_t *length);
+
+/* ---- Sockets between guest and host (virtio-vsock) ---------------------------------- */
+
+/**
+ * Connect to @p port of the guest, whose config must have a "vsock" (it needs no path).
+ * @p timeout_ms, below 0: without end, may well cover the guest's boot up to the driver of
+ * its socket device; a guest without a listener on the port refuses at once.
+ * @return 0 and a connected stream socket, the caller's to close; -ECONNREFUSED;
+ * -ETIMEDOUT; -EPIPE when the run ended first; -ENOSPC with too many connections.
+ */
+UMBRA_API int umbra_vsock_connect(struct umbra_vm *vm, uint32_t port, int64_t timeout_ms,
+                                  int *fd, struct umbra_error *error);
+
+/** Let the guest connect to @p port of the host (CID 2), from now on. */
+UMBRA_API int umbra_vsock_listen(struct umbra_vm *vm, uint32_t port,
+                                 struct umbra_error *error);
+
+/**
+ * The next connection of the guest to @p port, which listens from this call on at the latest.
+ * @return 0 and a connected stream socket, the caller's to close; -ETIMEDOUT; -EPIPE when
+ * the run ended first.
+ */
+UMBRA_API int umbra_vsock_accept(struct umbra_vm *vm, uint32_t port, int64_t timeout_ms,
+                                 int *fd, struct umbra_error *error);
+
+/** A connected stream socket, to talk with as with a console. One thread at a time. */
+struct umbra_stream;
+
+/** Take @p fd over, also on failure: any stream socket. With @p vm (may be NULL) the end of
+ * its run ends waiting too; it must outlive the stream. */
+UMBRA_API int umbra_stream_open(struct umbra_vm *vm, int fd, struct umbra_stream **stream,
+                                struct umbra_error *error);
+/** As umbra_console_expect(); -EPIPE also when the other side has closed. It reads no
+ * further than it must: what nobody expects holds the sender up. */
+UMBRA_API int umbra_stream_expect(struct umbra_stream *stream, const char *pattern,
+                                  unsigned flags, int64_t timeout_ms,
+                                  struct umbra_match *match, struct umbra_error *error);
+/** Send all of it. On -ETIMEDOUT a part may have gone. */
+UMBRA_API int umbra_stream_send(struct umbra_stream *stream, const void *bytes,
+                                size_t length, int64_t timeout_ms,
+                                struct umbra_error *error);
+/** What came so far, as umbra_console_transcript(). */
+UMBRA_API char *umbra_stream_transcript(struct umbra_stream *stream, size_t *length);
+/** Close the socket. NULL is fine. */
+UMBRA_API void umbra_stream_close(struct umbra_stream *stream);
 
 /* ---- Devices while the VM lives ----------------------------------------------------- */
 

@@ -188,12 +188,13 @@ void watch_complete(struct loop_watch *watch, int result)
     struct loop *loop = watch->source.loop;
     uint32_t events = result > 0 ? (uint32_t)result : 0;
 
-    if (result < 0 && result != -ECANCELED) {
+    pthread_mutex_lock(&loop->mutex);
+    /* A poll that was not submitted yet when its descriptor went means nothing. */
+    if (result < 0 && result != -ECANCELED && !watch->source.removed) {
         log_warning(loop->log, "event loop: cannot wait for descriptor %d: %s", watch->fd,
                     strerror(-result));
         events = POLLNVAL;
     }
-    pthread_mutex_lock(&loop->mutex);
     watch->in_flight = false;
     watch->cancelling = false;
     pthread_cond_broadcast(&loop->settled);

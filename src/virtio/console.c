@@ -455,6 +455,12 @@ void virtio_console_resize(struct virtio_device *device, uint16_t columns, uint1
     pthread_mutex_unlock(&device->lock);
 }
 
+int virtio_console_send(struct virtio_device *device, unsigned index, const void *bytes,
+                        size_t length)
+{
+    return char_end_send(console_of(device)->ports[index].end, bytes, length);
+}
+
 static void console_stats(struct virtio_device *device, void *json)
 {
     struct virtio_console *console = console_of(device);

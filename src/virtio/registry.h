@@ -83,5 +83,28 @@ int virtio_console_create(const struct device_env *env, const char *id,
                           struct virtio_device **device, struct umbra_error *error);
 /* The host's terminal has another size. Any thread, no lock held. */
 void virtio_console_resize(struct virtio_device *device, uint16_t columns, uint16_t rows);
+/* Type into port @index: as char_end_send(). */
+int virtio_console_send(struct virtio_device *device, unsigned index, const void *bytes,
+                        size_t length);
+
+struct virtio_vsock_options {
+    const char *id;
+    uint32_t cid;     /* the guest's, at least 3 */
+    const char *path; /* of the host's unix sockets; NULL: none */
+    unsigned streams; /* connections at most; 0: 256 */
+};
+/* Needs env->loop. */
+int virtio_vsock_create(const struct device_env *env,
+                        const struct virtio_vsock_options *options,
+                        struct virtio_device **device, struct umbra_error *error);
+/*
+ * Connect @fd, a stream socket, to @port of the guest. When the guest accepts it says
+ * "OK HOST_PORT\n" there, otherwise it is closed. Taken over when this returns 0; -ENOSPC:
+ * there are too many. Any thread, no lock held.
+ */
+int virtio_vsock_connect(struct virtio_device *device, uint32_t port, int fd);
+/* From now on the guest may connect to @port: *queue (the device's) is a pipe of
+ * descriptors, an int each, of which each belongs to whoever reads it. Any thread. */
+int virtio_vsock_listen(struct virtio_device *device, uint32_t port, int *queue);
 
 #endif

@@ -142,6 +142,7 @@ struct umbra_config {
     uint64_t balloon_stats_ms; /* between statistics, 0: when asked */
     uint32_t vsock_cid;        /* 0: none */
     char *vsock_path;
+    uint32_t vsock_connections; /* 0: the default */
 
     struct config_fault *faults;
     size_t fault_count;

@@ -233,9 +233,12 @@ static const struct config_key vsock_keys[] = {
     { "cid", NULL, CONFIG_KIND_UINT, .required = true, ROOT(vsock_cid), .min = 3,
       .max = UINT32_MAX - 1, .value = "N", .help = "the guest's context id",
       .example = "3" },
-    { "path", NULL, CONFIG_KIND_PATH, .required = true, ROOT(vsock_path),
-      .value = "SOCKET", .help = "host unix socket; guest port P connects to SOCKET_P",
+    { "path", NULL, CONFIG_KIND_PATH, ROOT(vsock_path), .value = "SOCKET",
+      .help = "host unix socket; guest port P connects to SOCKET_P",
       .example = "vsock.sock" },
+    { "connections", NULL, CONFIG_KIND_UINT, ROOT(vsock_connections), .min = 1,
+      .max = 4096, .value = "N", .help = "how many at once; default 256",
+      .example = "64" },
 };
 static const struct config_table vsock_table = TABLE(vsock_keys);
 

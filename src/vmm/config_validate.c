@@ -309,9 +309,6 @@ static void validate_devices(struct validation *v)
     if (config->balloon && config->balloon_target >= config->memory) {
         bad_value(v, "$.balloon.target", "must be less than \"memory\"");
     }
-    if (config->vsock_cid != 0 && config->vsock_path == NULL) {
-        bad_value(v, "$.vsock", "needs \"path\"");
-    }
 }
 
 /* ---- The rest ---------------------------------------------------------------- */

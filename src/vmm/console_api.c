@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* The public calls on serial consoles. */
+/* The public calls on consoles: serial ports, and ports of the virtio console. */
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "devices/uart16550.h"
+#include "virtio/registry.h"
 #include "vmm/vm.h"
 
 static void vm_console_output(void *context, const void *bytes, size_t length)
@@ -17,15 +19,61 @@ static void vm_console_output(void *context, const void *bytes, size_t length)
     callback_leave(&frame);
 }
 
+struct console *vm_console(struct umbra_vm *vm, unsigned port)
+{
+    bool there = port < MACHINE_SERIAL_PORTS
+                     ? port < vm->config->serial_count
+                     : port - MACHINE_SERIAL_PORTS < vm->config->console_count;
+
+    return there ? &vm->machine.consoles[port] : NULL;
+}
+
+const char *vm_console_name(const struct umbra_vm *vm, unsigned port)
+{
+    static const char *const serial[MACHINE_SERIAL_PORTS] = { "com1", "com2", "com3",
+                                                              "com4" };
+
+    return port < MACHINE_SERIAL_PORTS
+               ? serial[port]
+               : vm->config->consoles[port - MACHINE_SERIAL_PORTS].name;
+}
+
+int umbra_console_find(struct umbra_vm *vm, const char *name, unsigned *port,
+                       struct umbra_error *error)
+{
+    const char *names[MACHINE_CONSOLES + 1];
+    unsigned count = 0;
+    const char *near;
+
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
+        if (vm_console(vm, i) == NULL) {
+            continue;
+        }
+        names[count] = vm_console_name(vm, i);
+        if (strcmp(names[count++], name) == 0) {
+            *port = i;
+            return 0;
+        }
+    }
+    names[count] = NULL;
+    near = umbra_nearest(name, names);
+    return error_set(error, UMBRA_ERROR_USAGE, ENOENT,
+                     "there is no console \"%.64s\"%s%s%s", name,
+                     near != NULL ? "; did you mean \"" : "", near != NULL ? near : "",
+                     near != NULL ? "\"?" : "");
+}
+
 int umbra_console_set_output(struct umbra_vm *vm, unsigned port, umbra_console_fn fn,
                              void *context)
 {
-    if (port >= vm->config->serial_count || vm_state(vm) != VM_CREATED) {
+    struct console *console = vm_console(vm, port);
+
+    if (console == NULL || vm_state(vm) != VM_CREATED) {
         return -EINVAL;
     }
     vm->outputs[port] = (struct vm_output){ .vm = vm, .fn = fn, .context = context };
-    vm->machine.consoles[port].output_context = &vm->outputs[port];
-    vm->machine.consoles[port].output = fn != NULL ? vm_console_output : NULL;
+    console->output_context = &vm->outputs[port];
+    console->output = fn != NULL ? vm_console_output : NULL;
     return 0;
 }
 
@@ -37,43 +85,44 @@ int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
     if (ret != 0) {
         return ret;
     }
-    if (port >= vm->config->serial_count) {
+    if (vm_console(vm, port) == NULL) {
         return -EINVAL;
     }
-    return uart16550_send(vm->machine.serial[port], bytes, length);
+    return port < MACHINE_SERIAL_PORTS
+               ? uart16550_send(vm->machine.serial[port], bytes, length)
+               : virtio_console_send(vm->machine.virtio_console,
+                                     port - MACHINE_SERIAL_PORTS, bytes, length);
 }
 
 int umbra_console_expect(struct umbra_vm *vm, unsigned port, const char *pattern,
                          unsigned flags, int64_t timeout_ms, struct umbra_match *match,
                          struct umbra_error *error)
 {
-    uint64_t deadline =
-        clock_ns() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000u;
+    uint64_t deadline = vm_deadline(timeout_ms < 0 ? 0 : timeout_ms);
+    struct console *console = vm_console(vm, port);
     char tail[1024];
     int ret = callback_refuse(vm, "umbra_console_expect", error);
 
     if (ret != 0) {
         return ret;
     }
-    if (port >= vm->config->serial_count) {
+    if (console == NULL) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
-                         "umbra_console_expect: serial port %u of %u", port,
-                         vm->config->serial_count);
+                         "umbra_console_expect: there is no console %u", port);
     }
-    ret = console_expect(&vm->machine.consoles[port], pattern,
-                         (flags & UMBRA_EXPECT_REGEX) != 0, deadline, match, error);
+    ret = console_expect(console, pattern, (flags & UMBRA_EXPECT_REGEX) != 0, deadline,
+                         match, error);
     if (ret == -ETIMEDOUT || ret == -EPIPE) {
-        console_tail(&vm->machine.consoles[port], tail, sizeof(tail));
+        console_tail(console, tail, sizeof(tail));
         if (ret == -EPIPE) {
             error_set(error, UMBRA_ERROR_STATE, EPIPE,
-                      "the run ended before \"%s\" appeared on serial port %u; last "
-                      "output:\n%s",
-                      pattern, port, tail);
+                      "the run ended before \"%s\" appeared on %s; last output:\n%s",
+                      pattern, vm_console_name(vm, port), tail);
         } else {
             error_set(error, UMBRA_ERROR_STATE, ETIMEDOUT,
-                      "\"%s\" did not appear on serial port %u within %" PRId64
+                      "\"%s\" did not appear on %s within %" PRId64
                       " ms; last output:\n%s",
-                      pattern, port, timeout_ms, tail);
+                      pattern, vm_console_name(vm, port), timeout_ms, tail);
         }
     }
     return ret;
@@ -81,7 +130,7 @@ int umbra_console_expect(struct umbra_vm *vm, unsigned port, const char *pattern
 
 char *umbra_console_transcript(struct umbra_vm *vm, unsigned port, size_t *length)
 {
-    return port < vm->config->serial_count
-               ? console_transcript(&vm->machine.consoles[port], length)
-               : NULL;
+    struct console *console = vm_console(vm, port);
+
+    return console != NULL ? console_transcript(console, length) : NULL;
 }

@@ -433,7 +433,7 @@ void control_close(struct umbra_vm *vm)
     if (vm->control_socket == NULL) {
         return;
     }
-    for (unsigned i = 0; i < vm->config->serial_count; i++) {
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         console_set_watch(&vm->machine.consoles[i], NULL, NULL);
     }
     control_destroy(vm->control_socket);
@@ -456,7 +456,7 @@ int umbra_control_listen(struct umbra_vm *vm, const char *path, struct umbra_err
     }
     if (ret == 0) {
         vm->control_socket = control;
-        for (unsigned i = 0; i < vm->config->serial_count; i++) {
+        for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
             console_set_watch(&vm->machine.consoles[i], control_console_watch, control);
         }
     }

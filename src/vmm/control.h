@@ -49,7 +49,7 @@ enum {
 /* What a client is attached to; methods change it. */
 struct control_session {
     bool attached;
-    unsigned port;   /* serial port */
+    unsigned port;   /* as umbra_console_send() */
     uint64_t offset; /* of the port's output, sent so far */
 };
 

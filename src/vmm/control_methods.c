@@ -228,26 +228,38 @@ static json_t *call_stats(const struct control_request *request)
     return json;
 }
 
-static bool port_check(const struct control_request *request, uint64_t port)
+/* Which console is meant: by "name", or by "port", or else COM1; NULL: there is none. */
+static struct console *param_console(const struct control_request *request,
+                                     unsigned *port)
 {
-    if (port < request->vm->config->serial_count) {
-        return true;
+    const char *name = param_string(request, "name");
+    uint64_t number = param_uint(request, "port", 0);
+
+    if (name != NULL) {
+        return umbra_console_find(request->vm, name, port, request->error) == 0
+                   ? vm_console(request->vm, *port)
+                   : NULL;
     }
-    error_set(request->error, UMBRA_ERROR_USAGE, EINVAL, "serial port %" PRIu64 " of %u",
-              port, request->vm->config->serial_count);
-    return false;
+    *port = number < MACHINE_CONSOLES ? (unsigned)number : MACHINE_CONSOLES;
+    if (vm_console(request->vm, *port) == NULL) {
+        error_set(request->error, UMBRA_ERROR_USAGE, EINVAL,
+                  "there is no console %" PRIu64, number);
+    }
+    return vm_console(request->vm, *port);
 }
 
 static json_t *call_console_attach(const struct control_request *request)
 {
-    uint64_t port = param_uint(request, "port", 0);
+    struct console *console;
+    unsigned port;
 
-    if (!port_check(request, port)) {
+    console = param_console(request, &port);
+    if (console == NULL) {
         return NULL;
     }
-    request->session->port = (unsigned)port;
-    request->session->offset = console_attach_offset(
-        &request->vm->machine.consoles[port], param_uint(request, "backlog", 4096));
+    request->session->port = port;
+    request->session->offset =
+        console_attach_offset(console, param_uint(request, "backlog", 4096));
     request->session->attached = true;
     return json_object();
 }
@@ -261,11 +273,11 @@ static json_t *call_console_detach(const struct control_request *request)
 static json_t *call_console_send(const struct control_request *request)
 {
     uint8_t bytes[CONTROL_MAX_TRANSFER];
-    uint64_t port = param_uint(request, "port", 0);
     int length = control_decode(param_string(request, "data"), bytes, sizeof(bytes));
+    unsigned port;
     int ret;
 
-    if (!port_check(request, port)) {
+    if (param_console(request, &port) == NULL) {
         return NULL;
     }
     if (length < 0) {
@@ -273,10 +285,10 @@ static json_t *call_console_send(const struct control_request *request)
                   "data is not base64, or longer than %d bytes", CONTROL_MAX_TRANSFER);
         return NULL;
     }
-    ret = umbra_console_send(request->vm, (unsigned)port, bytes, (size_t)length);
+    ret = umbra_console_send(request->vm, port, bytes, (size_t)length);
     if (ret < 0) {
-        error_errno(request->error, UMBRA_ERROR_STATE, -ret,
-                    "serial port %" PRIu64 " takes no input now", port);
+        error_errno(request->error, UMBRA_ERROR_STATE, -ret, "%s takes no input now",
+                    vm_console_name(request->vm, port));
     }
     return control_done(ret);
 }
@@ -510,12 +522,14 @@ static const struct control_method methods[] = {
       "send console.output notifications (data in base64) from now on",
       call_console_attach,
       { { "port", "integer", "serial port, 0 to 3", false },
+        { "name", "string", "or by name: com1, or a virtio console port's", false },
         { "backlog", "integer", "how many of the last bytes to send first", false } } },
     { "console.detach", "send no more console.output", call_console_detach, { { 0 } } },
     { "console.send",
-      "type into a serial port",
+      "type into a console",
       call_console_send,
       { { "port", "integer", "serial port, 0 to 3", false },
+        { "name", "string", "or by name: com1, or a virtio console port's", false },
         { "data", "string", "base64", true } } },
     { "memory.read",
       "guest memory, by physical address or, while paused, by virtual one or symbol",

@@ -113,7 +113,7 @@ static int place_parts(struct machine *machine, unsigned virtio,
     const struct guest_mem_options memory = { .backing = GUEST_MEM_4K };
     int rc = init_board(machine, error);
 
-    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         console_init(&machine->consoles[i]);
     }
     rc = rc != 0 ? rc : guest_mem_create(&memory, &machine->mem, error);

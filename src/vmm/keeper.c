@@ -11,12 +11,35 @@
 #include "base/util.h"
 #include "vmm/vm.h"
 
+static bool vm_panic_printed(struct umbra_vm *vm)
+{
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
+        if (machine_is_console(&vm->machine, i) &&
+            console_panic_seen(&vm->machine.consoles[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The end of what the first console printed, or that of another if it was silent. */
+static void vm_console_tail(struct umbra_vm *vm)
+{
+    for (unsigned i = 0; i < MACHINE_CONSOLES && vm->outcome.console_tail[0] == '\0';
+         i++) {
+        if (machine_is_console(&vm->machine, i)) {
+            console_tail(&vm->machine.consoles[i], vm->outcome.console_tail,
+                         sizeof(vm->outcome.console_tail));
+        }
+    }
+}
+
 /* A kernel that panics with panic=-1 resets at once: that is a panic, not a reboot. */
 static void vm_classify(struct umbra_vm *vm, struct vm_end *end)
 {
     if ((end->kind == UMBRA_OUTCOME_RESET || end->kind == UMBRA_OUTCOME_TRIPLE_FAULT ||
          end->kind == UMBRA_OUTCOME_DEADLINE) &&
-        console_panic_seen(&vm->machine.consoles[0])) {
+        vm_panic_printed(vm)) {
         end->kind = UMBRA_OUTCOME_PANIC;
         snprintf(end->reason, sizeof(end->reason), "the guest kernel printed a panic");
     }
@@ -37,11 +60,10 @@ static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
         .run_ns = vm->start_ns == 0 ? 0 : clock_ns() - vm->start_ns,
     };
     memcpy(vm->outcome.reason, end->reason, sizeof(vm->outcome.reason));
-    console_tail(&vm->machine.consoles[0], vm->outcome.console_tail,
-                 sizeof(vm->outcome.console_tail));
+    vm_console_tail(vm);
     vm_write_report(vm, end, vm->outcome.report, sizeof(vm->outcome.report));
     vm_set_state(vm, VM_ENDED);
-    for (unsigned i = 0; i < vm->config->serial_count; i++) {
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         console_end(&vm->machine.consoles[i]);
     }
     if (write(vm->event_fd, &one, sizeof(one)) < 0) {
@@ -74,8 +96,7 @@ static void vm_handle_end(struct umbra_vm *vm, struct vm_end *end)
     struct umbra_error error;
 
     if (end->kind == UMBRA_OUTCOME_RESET &&
-        vm->config->on_reset == CONFIG_ON_RESET_RESTART &&
-        !console_panic_seen(&vm->machine.consoles[0])) {
+        vm->config->on_reset == CONFIG_ON_RESET_RESTART && !vm_panic_printed(vm)) {
         log_info(vm->machine.log, "%s: restarting it", end->reason);
         if (vm_restart(vm, &error) == 0) {
             return;

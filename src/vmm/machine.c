@@ -123,11 +123,15 @@ static int machine_create_io(struct machine *machine, const struct machine_event
                                            .context = events->context };
     int ret;
 
-    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         console_init(&machine->consoles[i]);
     }
-    machine->consoles[0].panicked = events->console_panicked;
-    machine->consoles[0].panicked_context = events->context;
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
+        if (machine_is_console(machine, i)) {
+            machine->consoles[i].panicked = events->console_panicked;
+            machine->consoles[i].panicked_context = events->context;
+        }
+    }
     ret = loop_create(machine->log, &machine->loop, error);
     if (ret < 0) {
         return ret;
@@ -366,7 +370,7 @@ int machine_reset(struct machine *machine, struct umbra_error *error)
     for (unsigned i = 0; ret == 0 && i < machine->vcpus->options.count; i++) {
         ret = vcpu_arch_reset(&machine->vcpus->vcpus[i], error);
     }
-    for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+    for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         console_reset(&machine->consoles[i]);
     }
     return ret < 0 ? ret : machine_load(machine, error);
@@ -400,6 +404,18 @@ int machine_resume_devices(struct machine *machine, struct umbra_error *error)
     return loop_start(machine->loop, error);
 }
 
+bool machine_is_console(const struct machine *machine, unsigned port)
+{
+    const struct umbra_config *config = machine->config;
+    unsigned virtio = port - MACHINE_SERIAL_PORTS;
+
+    if (port < MACHINE_SERIAL_PORTS) {
+        return port == 0;
+    }
+    return virtio < config->console_count &&
+           strncmp(config->consoles[virtio].name, "hvc", 3) == 0;
+}
+
 struct device *machine_device(struct machine *machine, const char *id)
 {
     for (unsigned i = 0; i < machine->device_count; i++) {
@@ -428,7 +444,7 @@ void machine_destroy(struct machine *machine)
     bus_destroy(machine->mmio);
     if (machine->loop != NULL) {
         loop_destroy(machine->loop);
-        for (unsigned i = 0; i < MACHINE_SERIAL_PORTS; i++) {
+        for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
             console_fini(&machine->consoles[i]);
         }
     }

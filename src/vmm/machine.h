@@ -23,7 +23,12 @@
 
 struct virtio_device;
 
-enum { MACHINE_MAX_DEVICES = 128, MACHINE_SERIAL_PORTS = 4 };
+enum {
+    MACHINE_MAX_DEVICES = 128,
+    MACHINE_SERIAL_PORTS = 4,
+    MACHINE_VIRTIO_PORTS = 30, /* as many consoles as a config may have */
+    MACHINE_CONSOLES = MACHINE_SERIAL_PORTS + MACHINE_VIRTIO_PORTS,
+};
 
 /* What the machine tells its VM. */
 struct machine_events {
@@ -62,8 +67,9 @@ struct machine {
     struct virtio_device *virtio[MACHINE_MAX_DEVICES]; /* the devices' own */
     unsigned virtio_count;
     struct device *serial[MACHINE_SERIAL_PORTS];
-    struct device *pm, *keyboard, *ioapic; /* ioapic: NULL when it is KVM's */
-    struct console consoles[MACHINE_SERIAL_PORTS];
+    struct device *pm, *keyboard, *ioapic;        /* ioapic: NULL when it is KVM's */
+    struct virtio_device *virtio_console, *vsock; /* NULL: none */
+    struct console consoles[MACHINE_CONSOLES];    /* serial ports, then virtio ones */
     struct vcpu_set *vcpus;
     struct dirty_tracker *dirty;        /* NULL: off */
     uint64_t created_ns, created_ticks; /* clock_ns() and exit_clock() at creation */
@@ -107,5 +113,8 @@ int machine_assign_bars(struct machine *machine, struct umbra_error *error);
 /* The virtio device of that name, or NULL. */
 struct virtio_device *machine_virtio_device(struct machine *machine, const char *id);
 struct device *machine_device(struct machine *machine, const char *id);
+
+/* May a kernel print its last words on port @port (as in `consoles`)? COM1, and "hvc*". */
+bool machine_is_console(const struct machine *machine, unsigned port);
 
 #endif

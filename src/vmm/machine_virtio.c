@@ -295,13 +295,38 @@ static int machine_add_consoles(struct machine *machine, struct umbra_error *err
                 config->consoles[i].name);
         }
         ports[i].name = config->consoles[i].name;
-        ports[i].console = strncmp(ports[i].name, "hvc", 3) == 0;
-        ports[i].end = machine_char_end(&config->consoles[i].end, NULL);
+        ports[i].console =
+            machine_is_console(machine, (unsigned)i + MACHINE_SERIAL_PORTS);
+        ports[i].end = machine_char_end(&config->consoles[i].end,
+                                        &machine->consoles[MACHINE_SERIAL_PORTS + i]);
     }
     ret = virtio_console_create(&machine->env, "consoles", ports,
                                 (unsigned)config->console_count, &vdev, error);
     free(ports);
-    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+    if (ret != 0) {
+        return ret;
+    }
+    ret = machine_add_virtio(machine, vdev, error);
+    machine->virtio_console = ret == 0 ? vdev : NULL;
+    return ret;
+}
+
+static int machine_add_vsock(struct machine *machine, struct umbra_error *error)
+{
+    const struct umbra_config *config = machine->config;
+    const struct virtio_vsock_options options = { .id = "vsock",
+                                                  .cid = config->vsock_cid,
+                                                  .path = config->vsock_path,
+                                                  .streams = config->vsock_connections };
+    struct virtio_device *vdev;
+    int ret = virtio_vsock_create(&machine->env, &options, &vdev, error);
+
+    if (ret != 0) {
+        return ret;
+    }
+    ret = machine_add_virtio(machine, vdev, error);
+    machine->vsock = ret == 0 ? vdev : NULL;
+    return ret;
 }
 
 /* What a config may ask for and this version cannot give is refused, never passed over. */
@@ -309,9 +334,7 @@ static int machine_refuse_missing(const struct machine *machine,
                                   struct umbra_error *error)
 {
     const struct umbra_config *config = machine->config;
-    const char *what = config->share_count > 0  ? "a shared folder (\"share\")"
-                       : config->vsock_cid != 0 ? "virtio sockets (\"vsock\")"
-                                                : NULL;
+    const char *what = config->share_count > 0 ? "a shared folder (\"share\")" : NULL;
 
     if (what == NULL) {
         return 0;
@@ -341,6 +364,9 @@ int machine_create_virtio(struct machine *machine, struct umbra_error *error)
     }
     if (ret == 0 && machine->config->balloon) {
         ret = machine_add_balloon(machine, error);
+    }
+    if (ret == 0 && machine->config->vsock_cid != 0) {
+        ret = machine_add_vsock(machine, error);
     }
     return ret;
 }

@@ -34,7 +34,7 @@ struct vm_end {
     char reason[512];
 };
 
-struct vm_output { /* the embedder's callback for a serial port */
+struct vm_output { /* the embedder's callback for a console */
     struct umbra_vm *vm;
     umbra_console_fn fn;
     void *context;
@@ -44,7 +44,7 @@ struct umbra_vm {
     struct umbra_config *config;
     struct machine machine;
     struct hooks hooks;
-    struct vm_output outputs[MACHINE_SERIAL_PORTS];
+    struct vm_output outputs[MACHINE_CONSOLES];
     struct debug debug;
     struct symbols symbols;
 
@@ -95,6 +95,19 @@ int vm_start_keeper(struct umbra_vm *vm, struct umbra_error *error);
 void vm_open_gate(struct umbra_vm *vm);
 
 enum vm_state vm_state(struct umbra_vm *vm);
+
+/* The console with this number in the public calls; NULL: there is none. */
+struct console *vm_console(struct umbra_vm *vm, unsigned port);
+/* "com1", "hvc0": of a port that there is. */
+const char *vm_console_name(const struct umbra_vm *vm, unsigned port);
+
+/*
+ * Wait until @fd polls for @events, or the run of @vm (may be NULL) has ended: 0, -EPIPE,
+ * or -ETIMEDOUT at @deadline_ns (0: never). Whatever polls already wins.
+ */
+int vm_poll(struct umbra_vm *vm, int fd, short events, uint64_t deadline_ns);
+/* The public calls' @timeout_ms as a deadline. */
+uint64_t vm_deadline(int64_t timeout_ms);
 
 /* Evidence for a person about why the run ended (vmm/report.c). Everything is paused. */
 void vm_write_report(struct umbra_vm *vm, const struct vm_end *end, char *text,

@@ -129,10 +129,9 @@ static void test_positions(void **state)
                    "x.json:1:12: $.memory: out of range: expected 1M to 16T");
     assert_refused("{\"kernel\": \"\"}",
                    "x.json:1:12: $.kernel: expected a path, got an empty string");
-    assert_refused("{\"vsock\": {\"cid\": 3}}",
-                   "x.json:1:11: $.vsock: the key \"path\" is "
-                   "missing (host unix socket; guest port P "
-                   "connects to SOCKET_P)");
+    assert_refused("{\"vsock\": {\"path\": \"v\"}}",
+                   "x.json:1:11: $.vsock: the key \"cid\" is "
+                   "missing (the guest's context id)");
     assert_refused("{\"two words\": 1}",
                    "x.json:1:2: $[\"two words\"]: unknown key \"two words\"");
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* umbra console: the terminal on a serial port of a running VM. */
+/* umbra console: the terminal on a console of a running VM. */
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -20,6 +20,7 @@ enum { CTRL_A = 1, INPUT_MAX = 1024 };
 
 struct attach {
     struct client client;
+    const char *name; /* the console's; NULL: by number */
     unsigned port;
     bool escaped;
 };
@@ -27,12 +28,23 @@ struct attach {
 static const char base64_digits[] =
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
+/* Parameters that name the console. */
+static json_t *attach_params(const struct attach *attach)
+{
+    return attach->name != NULL ? json_pack("{s:s}", "name", attach->name)
+                                : json_pack("{s:i}", "port", (int)attach->port);
+}
+
 /* Send typed bytes; base64 as RFC 4648, section 4. */
 static bool attach_type(struct attach *attach, const unsigned char *bytes, size_t length)
 {
     char text[(INPUT_MAX + 2) / 3 * 4 + 1];
     size_t used = 0;
+    json_t *params;
 
+    if (length == 0) {
+        return true;
+    }
     for (size_t i = 0; i < length; i += 3) {
         unsigned group = (unsigned)bytes[i] << 16 |
                          (i + 1 < length ? (unsigned)bytes[i + 1] << 8 : 0) |
@@ -44,9 +56,9 @@ static bool attach_type(struct attach *attach, const unsigned char *bytes, size_
         }
     }
     text[used] = '\0';
-    return length == 0 || client_send(&attach->client, "console.send",
-                                      json_pack("{s:i, s:s}", "port", (int)attach->port,
-                                                "data", text)) >= 0;
+    params = attach_params(attach);
+    json_object_set_new(params, "data", json_string(text));
+    return client_send(&attach->client, "console.send", params) >= 0;
 }
 
 /* Print the bytes of a console.output message. */
@@ -145,22 +157,28 @@ int command_console(int argc, char **argv)
     bool terminal;
 
     if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
-        puts("Usage: umbra console NAME [PORT]\n\n"
-             "Put the terminal on serial port PORT (0 by default) of a running VM.\n"
-             "Ctrl-A x detaches; Ctrl-A a sends Ctrl-A. The VM runs on.");
+        puts(
+            "Usage: umbra console NAME [CONSOLE]\n\n"
+            "Put the terminal on a console of a running VM: a serial port by its number\n"
+            "(0 by default), or a virtio console port by its name.\n"
+            "Ctrl-A x detaches; Ctrl-A a sends Ctrl-A. The VM runs on.");
         return EXIT_STATUS_OK;
     }
     if (argc < 2 || argc > 3) {
-        return cli_usage("console", "name the VM: umbra console NAME [PORT]");
+        return cli_usage("console", "name the VM: umbra console NAME [CONSOLE]");
     }
-    attach.port = argc == 3 ? (unsigned)strtoul(argv[2], NULL, 10) : 0;
+    if (argc == 3) {
+        char *end;
+
+        attach.port = (unsigned)strtoul(argv[2], &end, 10);
+        attach.name = *end != '\0' ? argv[2] : NULL;
+    }
     status = client_open(&attach.client, "console", argv[1]);
     if (status != EXIT_STATUS_OK) {
         return status;
     }
-    attached =
-        client_call(&attach.client, "console.attach",
-                    json_pack("{s:i}", "port", (int)attach.port), why, sizeof(why));
+    attached = client_call(&attach.client, "console.attach", attach_params(&attach), why,
+                           sizeof(why));
     if (attached == NULL) {
         fprintf(stderr, "umbra console: %s: %s\n", argv[1], why);
         client_close(&attach.client);
