@@ -86,6 +86,8 @@ static void stream_hang_up(struct vsock_stream *stream)
     if (stream->fd >= 0) {
         loop_watch_remove(stream->watch);
         stream->watch = NULL;
+        shutdown(stream->fd,
+                 SHUT_RDWR); /* a poll in flight may keep the socket for now */
         close(stream->fd);
         stream->fd = -1;
     }

@@ -43,7 +43,10 @@ int vm_poll(struct umbra_vm *vm, int fd, short events, uint64_t deadline_ns)
 static int vsock_check(const struct umbra_vm *vm, const char *call,
                        struct umbra_error *error)
 {
-    return vm->machine.vsock != NULL
+    int ret = callback_refuse(vm, call, error);
+
+    return ret != 0 ? ret
+           : vm->machine.vsock != NULL
                ? 0
                : error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                            "%s: the config has no \"vsock\" (\"cid=3\" would do)", call);

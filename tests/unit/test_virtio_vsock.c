@@ -273,8 +273,10 @@ static void test_slow_host(void **state)
     for (uint32_t at = 0; at < sent; at += sizeof(data)) {
         host_reads(slow, data, sizeof(data));
     }
-    p = expect(r, 1, 10, UPDATE);
-    assert_true((int32_t)(p.fwd_cnt - told) > 0);
+    do { /* unasked */
+        p = expect(r, 1, 10, UPDATE);
+        assert_true((int32_t)(p.fwd_cnt - told) >= 0);
+    } while (p.fwd_cnt == told);
     while (p.fwd_cnt != sent) {
         guest_say(r, 10, 1, ASK, 0);
         do {
@@ -295,6 +297,10 @@ static void test_slow_host(void **state)
     assert_int_equal(p.op, RST);
     assert_int_equal(p.dst_port, 10);
     WAIT_FOR(atomic_load(&r->warnings) == 1);
+    guest_say(r, 99, 1, ASK, 0); /* behind the answers to what came after that */
+    do {
+        WAIT_FOR(packet_there(r, &p));
+    } while (p.dst_port != 99);
     /* Shut down with a full buffer: the rest arrives, then the end. */
     slow = (close(slow), guest_connect(r, listener, 12, 1));
     assert_int_equal(ioctl(slow, FIONREAD, &waiting), 0);

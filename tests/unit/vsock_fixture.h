@@ -249,7 +249,7 @@ static inline bool packet_queue(struct rig *r, const struct packet *p, const voi
     at += (uint64_t)r->queues[TX].avail % QUEUE * (68 << 10);
     bytes = guest_mem_ptr(r->mem, at, HEADER + length);
     header_write(bytes, p);
-    if (length > 0) {
+    if (length > 0 && data != NULL) {
         memcpy(bytes + HEADER, data, length);
     }
     b[0] = (struct drv_buffer){ at, HEADER, false };
