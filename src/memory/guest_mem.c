@@ -114,20 +114,21 @@ static uint8_t *region_reserve(const struct guest_region *region)
     return start + skip;
 }
 
-/* KSM and THP work best on private anonymous memory; everything else is a memfd. */
+/* KSM and THP want private anonymous memory (a host gives huge pages to a memfd only when
+ * shmem_enabled says so, and by default it does not); everything else is a memfd. */
 static bool region_is_private(const struct guest_mem_options *options)
 {
-    return !options->shared && (options->mergeable || options->backing == GUEST_MEM_THP);
+    return !options->shared &&
+           (options->mergeable || options->backing == GUEST_MEM_AUTO ||
+            options->backing == GUEST_MEM_THP);
 }
 
 static int region_memfd(const struct guest_mem *mem, struct guest_region *region,
                         struct umbra_error *error)
 {
     static const unsigned flags[] = {
-        [GUEST_MEM_4K] = 0,
-        [GUEST_MEM_THP] = 0,
-        [GUEST_MEM_2M] = MFD_HUGETLB | (21u << MFD_HUGE_SHIFT),
         [GUEST_MEM_1G] = MFD_HUGETLB | (30u << MFD_HUGE_SHIFT),
+        [GUEST_MEM_2M] = MFD_HUGETLB | (21u << MFD_HUGE_SHIFT),
     };
 
     region->fd = memfd_create("umbra-guest", MFD_CLOEXEC | flags[mem->options.backing]);
@@ -169,9 +170,6 @@ static int region_map(const struct guest_mem *mem, struct guest_region *region,
     if (mem->options.backing < GUEST_MEM_2M) {
         flags |= MAP_NORESERVE;
     }
-    if (mem->options.prefault) {
-        flags |= MAP_POPULATE;
-    }
     host = mmap(region->host, region->size, PROT_READ | PROT_WRITE, flags, region->fd, 0);
     if (host == MAP_FAILED) {
         ret = errno;
@@ -195,10 +193,21 @@ static int region_advise(const struct guest_mem *mem, const struct guest_region 
                            "cannot ask for transparent huge pages (is "
                            "/sys/kernel/mm/transparent_hugepage/enabled \"never\"?)");
     }
+    if (mem->options.backing == GUEST_MEM_AUTO && !mem->options.mergeable) {
+        madvise(region->host, region->size, MADV_HUGEPAGE); /* a wish: THP may be off */
+    }
     if (mem->options.mergeable &&
         madvise(region->host, region->size, MADV_MERGEABLE) < 0) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot offer guest memory to KSM (is CONFIG_KSM on?)");
+    }
+    /* After the advice above, so that huge pages are what is populated. */
+    if (mem->options.prefault &&
+        madvise(region->host, region->size, MADV_POPULATE_WRITE) < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot take %" PRIu64
+                           " MiB of guest memory from the host now",
+                           region->size / MIB);
     }
     if (mem->options.locked && mlock(region->host, region->size) < 0) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
@@ -208,6 +217,8 @@ static int region_advise(const struct guest_mem *mem, const struct guest_region 
                            region->size / MIB);
     }
     madvise(region->host, region->size, MADV_DONTDUMP);
+    madvise(region->host, region->size,
+            MADV_DONTFORK); /* no copy-on-write for children */
     return 0;
 }
 

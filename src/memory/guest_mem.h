@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest-physical address space as host memory: RAM and ROM regions backed by memfds,
- * lazily populated. Only this layer turns a guest-physical address (GPA) into a host
+ * The guest-physical address space as host memory: RAM and ROM regions, lazily populated:
+ * private memory in transparent huge pages by default, a memfd where it is shared. Only this layer turns a guest-physical address (GPA) into a host
  * pointer, and only for ranges that lie wholly inside one region.
  *
  * Threads: the set of regions is fixed once the VM runs, so lookups take no lock.
@@ -24,10 +24,11 @@
 typedef uint64_t gpa;
 
 enum guest_mem_backing {
-    GUEST_MEM_4K,  /* ordinary pages; transparent huge pages as the host decides */
-    GUEST_MEM_THP, /* madvise(MADV_HUGEPAGE) */
-    GUEST_MEM_2M,  /* hugetlbfs, 2 MiB pages */
-    GUEST_MEM_1G,  /* hugetlbfs, 1 GiB pages */
+    GUEST_MEM_AUTO, /* as THP where nothing has to share the memory, but not insisted on */
+    GUEST_MEM_4K,   /* ordinary pages of a memfd */
+    GUEST_MEM_THP,  /* private memory and madvise(MADV_HUGEPAGE) */
+    GUEST_MEM_2M,   /* hugetlbfs, 2 MiB pages */
+    GUEST_MEM_1G,   /* hugetlbfs, 1 GiB pages */
 };
 
 struct guest_mem_options {

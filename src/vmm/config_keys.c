@@ -21,7 +21,7 @@
         .keys = array, .count = ARRAY_SIZE(array)                                        \
     }
 
-static const char *const hugepage_names[] = { "off", "thp", "2M", "1G", NULL };
+static const char *const hugepage_names[] = { "auto", "off", "thp", "2M", "1G", NULL };
 static const char *const dirty_names[] = { "off", "bitmap", "ring", NULL };
 static const char *const irqchip_names[] = { "kernel", "split", NULL };
 static const char *const paging_names[] = { "auto", "nested", "shadow", NULL };
@@ -335,8 +335,10 @@ static const struct config_key root_keys[] = {
       .max = UINT64_C(1) << 44, .value = "SIZE",
       .help = "RAM, taken from the host when touched; default 256M", .example = "512M" },
     { "hugepages", "hugepages", CONFIG_KIND_ENUM, ROOT(memory_options.backing),
-      .names = hugepage_names, .value = "off|thp|2M|1G",
-      .help = "back RAM with huge pages", .example = "thp" },
+      .names = hugepage_names, .value = "auto|off|thp|2M|1G",
+      .help = "back RAM with huge pages; default auto: transparent ones where the host "
+              "has them and no other process shares the RAM",
+      .example = "thp" },
     { "prefault", "prefault", CONFIG_KIND_BOOL, ROOT(memory_options.prefault),
       .value = "on|off", .help = "take all RAM at start", .example = "on" },
     { "mergeable", "mergeable", CONFIG_KIND_BOOL, ROOT(memory_options.mergeable),

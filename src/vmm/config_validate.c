@@ -85,7 +85,7 @@ static void validate_kernel(struct validation *v)
 
 static void validate_memory(struct validation *v)
 {
-    static const uint64_t page[] = { 4 * KIB, 4 * KIB, 2 * MIB, GIB };
+    static const uint64_t page[] = { 4 * KIB, 4 * KIB, 4 * KIB, 2 * MIB, GIB };
     const struct umbra_config *config = v->config;
     enum guest_mem_backing backing = config->memory_options.backing;
     char text[32];

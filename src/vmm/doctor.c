@@ -209,16 +209,14 @@ static void check_huge_pages(struct doctor *doctor)
     char thp[64];
     bool reserved = two > 0 || one > 0;
 
-    if (read_line("/sys/kernel/mm/transparent_hugepage/shmem_enabled", thp,
-                  sizeof(thp))) {
-        bool off = strstr(thp, "[never]") != NULL || strstr(thp, "[deny]") != NULL;
+    if (read_line("/sys/kernel/mm/transparent_hugepage/enabled", thp, sizeof(thp))) {
+        bool off = strstr(thp, "[never]") != NULL;
 
         add(doctor, "transparent huge pages", off ? STATUS_NOTE : STATUS_GOOD,
-            off ? "echo advise | sudo tee "
-                  "/sys/kernel/mm/transparent_hugepage/shmem_enabled, for \"hugepages\": "
-                  "\"thp\""
+            off ? "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled: "
+                  "guests boot sooner"
                 : NULL,
-            "shared memory: %s", thp);
+            "%s", thp);
     } else {
         add(doctor, "transparent huge pages", STATUS_NOTE,
             "a kernel with CONFIG_TRANSPARENT_HUGEPAGE", "this kernel has none");

@@ -87,14 +87,19 @@ static uint64_t resident(const struct guest_region *region)
 /* 12 GiB cost nothing until touched, and large regions are congruent to their GPA. */
 static void test_lazy_and_aligned(void **state)
 {
-    static const struct guest_mem_options kinds[] = { { .shared = true }, { 0 } };
+    static const struct guest_mem_options kinds[] = {
+        { .shared = true }, { .backing = GUEST_MEM_4K }, { .mergeable = true }, { 0 }
+    };
 
     for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
         struct guest_mem *mem = make(kinds[k]);
+        /* By default the host may give a huge page for the first byte. */
+        size_t most = k == ARRAY_SIZE(kinds) - 1 ? 512 : 1;
         const struct guest_region *regions;
         size_t count;
 
         regions = guest_mem_regions(mem, &count);
+        assert_true((regions[count - 1].fd >= 0) == (k < 2));
         for (size_t i = 0; i < count; i++) {
             if (regions[i].size >= GIB) {
                 assert_int_equal(((uintptr_t)regions[i].host - regions[i].base) % GIB, 0);
@@ -102,7 +107,7 @@ static void test_lazy_and_aligned(void **state)
             assert_int_equal(resident(&regions[i]), 0);
         }
         assert_int_equal(guest_mem_fill(mem, 5 * GIB, 0xaa, 4096), 0);
-        assert_int_equal(resident(&regions[count - 1]), 1);
+        assert_in_range(resident(&regions[count - 1]), 1, most);
         assert_int_equal(guest_mem_discard(mem, 5 * GIB, 4096), 0);
         assert_int_equal(*(uint8_t *)guest_mem_ptr(mem, 5 * GIB, 1), 0);
         guest_mem_destroy(mem);
@@ -140,6 +145,7 @@ static void test_private_kinds(void **state)
         size_t count;
 
         assert_int_equal(guest_mem_regions(mem, &count)[0].fd, -1);
+        assert_int_equal(resident(&guest_mem_regions(mem, &count)[0]), 4 * MIB / 4096);
     } else {
         assert_non_null(strstr(error.message, "transparent"));
     }
