@@ -12,6 +12,9 @@
 #include "vmm/boot/elf.h"
 #include "vmm/boot/loader.h"
 
+/* Every kind is told from so many bytes. */
+enum { BOOT_HEAD = 64 << 10 };
+
 static const struct boot_kind {
     const char *name;
     int (*load)(struct loader *loader, struct umbra_error *error);
@@ -58,21 +61,28 @@ static const char *boot_guess(const uint8_t *data, size_t size)
     return "in no format that umbra knows";
 }
 
-int boot_image_detect(const void *image, size_t size, enum boot_image_kind *kind,
-                      struct umbra_error *error)
+/* Tell the kind of an image from its first bytes. */
+static int boot_detect(struct image *image, enum boot_image_kind *kind,
+                       struct umbra_error *error)
 {
-    if (bzimage_probe(image, size)) {
+    size_t head = image->size < BOOT_HEAD ? image->size : BOOT_HEAD;
+    int result = image_need(image, 0, head, error);
+
+    if (result != 0) {
+        return result;
+    }
+    if (bzimage_probe(image->data, head)) {
         *kind = BOOT_IMAGE_BZIMAGE;
         return 0;
     }
-    if (multiboot_probe(image, size)) {
+    if (multiboot_probe(image->data, head)) {
         *kind = BOOT_IMAGE_MULTIBOOT;
         return 0;
     }
-    if (elf_probe(image, size)) {
+    if (elf_probe(image->data, head)) {
         struct elf_image elf;
-        int result = elf_parse(image, size, &elf, error);
 
+        result = elf_parse(image, &elf, error);
         if (result == 0) {
             *kind = elf.has_pvh ? BOOT_IMAGE_PVH
                     : elf.is64  ? BOOT_IMAGE_ELF64
@@ -83,7 +93,7 @@ int boot_image_detect(const void *image, size_t size, enum boot_image_kind *kind
     return error_set(error, UMBRA_ERROR_CONFIG, ENOEXEC,
                      "it is %s; expected a bzImage, an ELF vmlinux, a PVH or multiboot "
                      "kernel (a flat binary needs --kernel-format flat)",
-                     boot_guess(image, size));
+                     boot_guess(image->data, head));
 }
 
 int loader_put(struct loader *loader, const struct loader_piece *piece,
@@ -98,12 +108,13 @@ int loader_put(struct loader *loader, const struct loader_piece *piece,
     if (result != 0) {
         return result;
     }
-    result = piece->size > 0
-                 ? guest_mem_load(loader->mem, piece->base, piece->data, piece->size)
-                 : 0;
+    result = image_put(piece->image, piece->offset, piece->size, loader->mem, piece->base,
+                       error);
+    if (result != 0) {
+        return result;
+    }
     /* Whole pages are dropped, which costs nothing on fresh memory and stays lazy. */
-    if (result == 0 && end > inner + MIB &&
-        guest_mem_discard(loader->mem, inner, end - inner) == 0) {
+    if (end > inner + MIB && guest_mem_discard(loader->mem, inner, end - inner) == 0) {
         result = guest_mem_fill(loader->mem, zero, 0, inner - zero);
         zero = end;
         rest = piece->base + piece->memory_size - end;
@@ -146,6 +157,7 @@ int loader_put_initrd(struct loader *loader, gpa min, gpa max, bool top, gpa *ba
     struct layout_wish wish = {
         .align = 4096, .min = min, .max = max, .top = top, .what = "the initrd"
     };
+    struct image image;
     int result;
 
     *base = 0;
@@ -153,8 +165,9 @@ int loader_put_initrd(struct loader *loader, gpa min, gpa max, bool top, gpa *ba
     if (path == NULL) {
         return 0;
     }
-    result = image_file_size(path, "initrd", &wish.size, error);
+    result = image_open(path, "initrd", UINT64_MAX, &image, error);
     if (result == 0) {
+        wish.size = image.size;
         result = layout_place(&loader->layout, &wish, base, error);
         if (result != 0) {
             error_prefix(error, "initrd '%s'", path);
@@ -162,18 +175,27 @@ int loader_put_initrd(struct loader *loader, gpa min, gpa max, bool top, gpa *ba
     }
     if (result == 0) {
         *size = wish.size;
-        result = image_file_load(path, "initrd", loader->mem, *base, wish.size, error);
+        result = image_put(&image, 0, image.size, loader->mem, *base, error);
     }
+    image_close(&image);
     loader->file_named = result != 0;
     return result;
 }
 
-bool loader_linux_version(const void *data, size_t size, char *text, size_t text_size)
+bool loader_linux_version(const struct loader *loader, gpa base, uint64_t size,
+                          char *text, size_t text_size)
 {
     static const char banner[] = "Linux version ";
-    const char *at = data, *end = at + size;
+    uint64_t span = guest_mem_span(loader->mem, base);
+    const char *at, *end;
     size_t used = 0;
 
+    size = size < span ? size : span;
+    at = guest_mem_const_ptr(loader->mem, base, size);
+    if (at == NULL) {
+        return false;
+    }
+    end = at + size;
     /* The format string "Linux version %s" may come first. */
     for (;;) {
         at = memmem(at, (size_t)(end - at), banner, sizeof(banner) - 1);
@@ -197,7 +219,7 @@ static int boot_open(const struct boot_request *request, struct image *image,
                      struct umbra_error *error)
 {
     if (request->kernel_path != NULL) {
-        return image_read(request->kernel_path, "kernel", LOADER_IMAGE_MAX, image, error);
+        return image_open(request->kernel_path, "kernel", LOADER_IMAGE_MAX, image, error);
     }
     if (request->kernel_bytes == NULL || request->kernel_size == 0) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
@@ -239,8 +261,7 @@ int boot_load(const struct boot_request *request, struct boot_entry *entry,
     }
     entry->kind = BOOT_IMAGE_FLAT;
     if (!request->flat) {
-        result =
-            boot_image_detect(loader.image.data, loader.image.size, &entry->kind, error);
+        result = boot_detect(&loader.image, &entry->kind, error);
     }
     if (result == 0) {
         result = boot_kinds[entry->kind].load(&loader, error);
@@ -254,6 +275,6 @@ int boot_load(const struct boot_request *request, struct boot_entry *entry,
     log_info(request->log, "boot: %s: %s, entered at 0x%" PRIx64, loader.image.name,
              entry->description, entry->rip);
 out:
-    image_release(&loader.image);
+    image_close(&loader.image);
     return result;
 }

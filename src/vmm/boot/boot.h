@@ -80,11 +80,6 @@ int boot_load(const struct boot_request *request, struct boot_entry *entry,
 /* ---- Pieces, each usable (and fuzzed) by itself --------------------------------------
  */
 
-/* Tell the kind of an image from its first bytes; -ENOEXEC with a message when unknown.
- */
-int boot_image_detect(const void *image, size_t size, enum boot_image_kind *kind,
-                      struct umbra_error *error);
-
 /*
  * Unpack a compressed stream (gzip, xz, zstd, lz4 legacy, bzip2, lzma, lzo, told by its
  * magic) into a malloc'd buffer of at most @limit bytes. *name is the format's name.

@@ -149,7 +149,8 @@ static int bzimage_enter_stub(struct loader *loader, struct bzimage *bz,
 {
     struct loader_piece piece = {
         .base = bz->load,
-        .data = bz->code,
+        .image = &loader->image,
+        .offset = (uint64_t)(bz->code - loader->image.data),
         .size = bz->code_size,
         .memory_size = bz->init_size > bz->code_size ? bz->init_size : bz->code_size,
         .what = "the compressed kernel",
@@ -176,12 +177,15 @@ static int bzimage_enter_kernel(struct loader *loader, struct bzimage *bz,
                                 const void *vmlinux, size_t size, const char *format,
                                 struct umbra_error *error)
 {
+    struct image image;
     struct elf_image elf;
     char how[48];
-    int result = elf_parse(vmlinux, size, &elf, error);
+    int result;
 
+    image_borrow(vmlinux, size, loader->image.name, "kernel", &image);
+    result = elf_parse(&image, &elf, error);
     if (result == 0) {
-        result = elf_put(loader, &elf, vmlinux, error);
+        result = elf_put(loader, &elf, &image, error);
     }
     if (result == 0) {
         result = linux_params_put(loader, &bz->kernel, &loader->entry->rsi, error);
@@ -219,8 +223,11 @@ int bzimage_load(struct loader *loader, struct umbra_error *error)
     void *vmlinux = NULL;
     struct bzimage bz;
     size_t size = 0;
-    int result = bzimage_parse(&loader->image, &bz, error);
+    int result = image_need(&loader->image, 0, loader->image.size, error);
 
+    if (result == 0) {
+        result = bzimage_parse(&loader->image, &bz, error);
+    }
     if (result != 0) {
         return result;
     }

@@ -13,6 +13,9 @@
 /* Xen's public elfnote.h: the 32-bit physical entry point of a PVH kernel. */
 enum { ELF_NOTE_PHYS32_ENTRY = 18 };
 
+/* Far more than kernels have; what a hostile one has beyond that is not looked at. */
+enum { ELF_NOTES_MAX = 64 << 10, ELF_NOTE_SEGMENTS_MAX = 16 };
+
 bool elf_probe(const void *data, size_t size)
 {
     return size >= EI_NIDENT && memcmp(data, ELFMAG, SELFMAG) == 0;
@@ -132,12 +135,14 @@ static int elf_segment_add(struct elf_image *elf, const Elf64_Phdr *h, size_t si
 }
 
 /* Look for the PVH entry in a PT_NOTE segment; damaged notes are only passed over. */
-static void elf_notes(struct elf_image *elf, const uint8_t *data, size_t size,
-                      const Elf64_Phdr *h)
+static void elf_notes(struct elf_image *elf, struct image *image, const Elf64_Phdr *h)
 {
+    const uint8_t *data = image->data;
     uint64_t align = h->p_align == 8 ? 8 : 4, at = h->p_offset, end;
 
-    if (!elf_inside(size, h->p_offset, h->p_filesz)) {
+    if (!elf_inside(image->size, h->p_offset, h->p_filesz) ||
+        h->p_filesz > ELF_NOTES_MAX ||
+        image_need(image, h->p_offset, h->p_filesz, NULL) != 0) {
         return;
     }
     end = h->p_offset + h->p_filesz;
@@ -193,18 +198,27 @@ static int elf_entry(struct elf_image *elf, uint64_t entry, struct umbra_error *
                      entry);
 }
 
-int elf_parse(const void *image, size_t size, struct elf_image *elf,
-              struct umbra_error *error)
+int elf_parse(struct image *image, struct elf_image *elf, struct umbra_error *error)
 {
-    const uint8_t *data = image;
+    const uint8_t *data = image->data;
+    size_t size = image->size;
     struct elf_header header = { 0 };
+    unsigned notes = 0;
     int result;
 
     memset(elf, 0, sizeof(*elf));
-    if (!elf_probe(data, size)) {
+    result = image_need(image, 0, size < sizeof(Elf64_Ehdr) ? size : sizeof(Elf64_Ehdr),
+                        error);
+    if (result == 0 && !elf_probe(data, size)) {
         return error_set(error, UMBRA_ERROR_CONFIG, ENOEXEC, "it is not an ELF file");
     }
-    result = elf_header_read(data, size, elf, &header, error);
+    if (result == 0) {
+        result = elf_header_read(data, size, elf, &header, error);
+    }
+    if (result == 0) {
+        result = image_need(image, header.phoff, (size_t)header.phnum * header.phentsize,
+                            error);
+    }
     for (unsigned i = 0; result == 0 && i < header.phnum; i++) {
         Elf64_Phdr h;
 
@@ -212,8 +226,8 @@ int elf_parse(const void *image, size_t size, struct elf_image *elf,
                            &h);
         if (h.p_type == PT_LOAD) {
             result = elf_segment_add(elf, &h, size, error);
-        } else if (h.p_type == PT_NOTE) {
-            elf_notes(elf, data, size, &h);
+        } else if (h.p_type == PT_NOTE && notes++ < ELF_NOTE_SEGMENTS_MAX) {
+            elf_notes(elf, image, &h);
         } else if (h.p_type == PT_INTERP) {
             return error_set(error, UMBRA_ERROR_CONFIG, ENOEXEC,
                              "it is a program for an operating system (it names an ELF "
@@ -230,13 +244,14 @@ int elf_parse(const void *image, size_t size, struct elf_image *elf,
     return elf_entry(elf, header.entry, error);
 }
 
-int elf_put(struct loader *loader, const struct elf_image *elf, const uint8_t *data,
+int elf_put(struct loader *loader, const struct elf_image *elf, struct image *image,
             struct umbra_error *error)
 {
     for (unsigned i = 0; i < elf->count; i++) {
         const struct elf_segment *segment = &elf->segments[i];
         struct loader_piece piece = { .base = segment->address,
-                                      .data = data + segment->offset,
+                                      .image = image,
+                                      .offset = segment->offset,
                                       .size = segment->file_size,
                                       .memory_size = segment->memory_size,
                                       .what = "an ELF segment" };
@@ -254,6 +269,18 @@ int elf_put(struct loader *loader, const struct elf_image *elf, const uint8_t *d
     return 0;
 }
 
+bool elf_linux_version(const struct loader *loader, const struct elf_image *elf,
+                       char *text, size_t text_size)
+{
+    for (unsigned i = 0; i < elf->count; i++) {
+        if (loader_linux_version(loader, elf->segments[i].address,
+                                 elf->segments[i].file_size, text, text_size)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* A vmlinux, or any kernel that takes a zero page in (r)si. */
 int elf_load(struct loader *loader, struct umbra_error *error)
 {
@@ -263,10 +290,10 @@ int elf_load(struct loader *loader, struct umbra_error *error)
                                    .above_4g = true };
     char version[64];
     struct elf_image elf;
-    int result = elf_parse(loader->image.data, loader->image.size, &elf, error);
+    int result = elf_parse(&loader->image, &elf, error);
 
     if (result == 0) {
-        result = elf_put(loader, &elf, loader->image.data, error);
+        result = elf_put(loader, &elf, &loader->image, error);
     }
     if (result != 0) {
         return result;
@@ -275,8 +302,7 @@ int elf_load(struct loader *loader, struct umbra_error *error)
         kernel.initrd_max = LINUX_INITRD_MAX_32;
         kernel.above_4g = false;
     }
-    entry->linux_kernel = loader_linux_version(loader->image.data, loader->image.size,
-                                               version, sizeof(version));
+    entry->linux_kernel = elf_linux_version(loader, &elf, version, sizeof(version));
     result = linux_params_put(loader, &kernel, &entry->rsi, error);
     if (result != 0) {
         return result;

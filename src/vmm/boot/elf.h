@@ -29,12 +29,15 @@ struct elf_image {
 bool elf_probe(const void *data, size_t size);
 
 /* Check the whole of an x86 ELF executable's headers. */
-int elf_parse(const void *data, size_t size, struct elf_image *elf,
-              struct umbra_error *error);
+int elf_parse(struct image *image, struct elf_image *elf, struct umbra_error *error);
 
-/* Claim and fill every segment of @elf, parsed from @data. */
-int elf_put(struct loader *loader, const struct elf_image *elf, const uint8_t *data,
+/* Claim and fill every segment of @elf, parsed from @image. */
+int elf_put(struct loader *loader, const struct elf_image *elf, struct image *image,
             struct umbra_error *error);
+
+/* The version of the Linux that was put; false if it is no Linux. */
+bool elf_linux_version(const struct loader *loader, const struct elf_image *elf,
+                       char *text, size_t text_size);
 
 /* Whether @address lies in a segment. */
 bool elf_contains(const struct elf_image *elf, uint64_t address);

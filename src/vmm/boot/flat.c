@@ -29,7 +29,7 @@ int flat_load(struct loader *loader, struct umbra_error *error)
 {
     const struct boot_request *request = loader->request;
     struct loader_piece piece = { .base = request->flat_load,
-                                  .data = loader->image.data,
+                                  .image = &loader->image,
                                   .size = loader->image.size,
                                   .memory_size = loader->image.size,
                                   .what = "the flat binary" };

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* A kernel or initrd as the host has it: a file or bytes, read within bounds. */
+/*
+ * A kernel or initrd as the host has it: a file or bytes, read within bounds. A file is
+ * read where it is needed, never mapped: one that is cut off meanwhile is an error, not a
+ * SIGBUS.
+ */
 #ifndef VMM_BOOT_IMAGE_H
 #define VMM_BOOT_IMAGE_H
 
@@ -9,26 +13,30 @@
 #include "memory/guest_mem.h"
 
 struct image {
-    const char *name; /* for messages; borrowed */
-    const char *role; /* "kernel", "initrd"; static text */
-    const uint8_t *data;
+    const char *name;    /* for messages; borrowed */
+    const char *role;    /* "kernel", "initrd"; static text */
+    const uint8_t *data; /* what image_need() asked for is here; the rest is zeroes */
     size_t size;
-    void *owned; /* what image_release frees; NULL for borrowed bytes */
+    int fd;         /* -1: borrowed bytes, all of them here */
+    size_t fetched; /* from the start on */
 };
 
-/* Read the whole of @path, at most @limit bytes. */
+/* Open the regular, non-empty file @path of at most @limit bytes. */
+int image_open(const char *path, const char *role, uint64_t limit, struct image *image,
+               struct umbra_error *error);
+/* The same, and have the whole of it in image->data. */
 int image_read(const char *path, const char *role, uint64_t limit, struct image *image,
                struct umbra_error *error);
 /* Look at bytes that the caller keeps. */
 void image_borrow(const void *bytes, size_t size, const char *name, const char *role,
                   struct image *image);
-void image_release(struct image *image);
+void image_close(struct image *image);
 
-/* The size of the regular file @path, which must not be empty. */
-int image_file_size(const char *path, const char *role, uint64_t *size,
-                    struct umbra_error *error);
-/* Read the first @size bytes of @path straight into guest memory at @base. */
-int image_file_load(const char *path, const char *role, struct guest_mem *mem, gpa base,
-                    uint64_t size, struct umbra_error *error);
+/* Have @length bytes at @offset, a range inside the image, in image->data. */
+int image_need(struct image *image, size_t offset, size_t length,
+               struct umbra_error *error);
+/* Put @length bytes at @offset, a range inside the image, into guest RAM at @base. */
+int image_put(struct image *image, size_t offset, size_t length, struct guest_mem *mem,
+              gpa base, struct umbra_error *error);
 
 #endif

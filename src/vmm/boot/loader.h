@@ -36,11 +36,12 @@ bool multiboot_probe(const void *data, size_t size);
 int bzimage_unpack(const void *data, size_t size, size_t limit, void **vmlinux,
                    size_t *vmlinux_size, struct umbra_error *error);
 
-/* Claim [base, base+memory_size) and fill it: @size bytes of @data, then zeroes. */
+/* Claim [base, base+memory_size) and fill it: @size bytes at @offset of @image, which
+ * holds as many, then zeroes. */
 struct loader_piece {
     gpa base;
-    const void *data;
-    uint64_t size, memory_size;
+    struct image *image;
+    uint64_t offset, size, memory_size;
     const char *what;
 };
 int loader_put(struct loader *loader, const struct loader_piece *piece,
@@ -59,7 +60,9 @@ int loader_put_initrd(struct loader *loader, gpa min, gpa max, bool top, gpa *ba
 int loader_enter(struct loader *loader, enum boot_mode mode, uint64_t rip,
                  struct umbra_error *error);
 
-/* "6.1.0-56-amd64" after "Linux version " somewhere in the image; false if not Linux. */
-bool loader_linux_version(const void *data, size_t size, char *text, size_t text_size);
+/* "6.1.0-56-amd64" after "Linux version " in @size bytes of loaded kernel at @base; false
+ * if not there. */
+bool loader_linux_version(const struct loader *loader, gpa base, uint64_t size,
+                          char *text, size_t text_size);
 
 #endif

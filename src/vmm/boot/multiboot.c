@@ -90,8 +90,10 @@ static int multiboot_put_addresses(struct loader *loader,
                                    const struct multiboot_header *h,
                                    struct umbra_error *error)
 {
-    const struct image *image = &loader->image;
-    struct loader_piece piece = { .base = h->load_addr, .what = "the multiboot image" };
+    struct image *image = &loader->image;
+    struct loader_piece piece = { .base = h->load_addr,
+                                  .image = image,
+                                  .what = "the multiboot image" };
     uint64_t offset, end;
 
     if (h->load_addr > h->header_addr || h->header_addr - h->load_addr > h->offset) {
@@ -101,7 +103,7 @@ static int multiboot_put_addresses(struct loader *loader,
                          h->header_addr, h->load_addr, h->offset);
     }
     offset = h->offset - (h->header_addr - h->load_addr);
-    piece.data = image->data + offset;
+    piece.offset = offset;
     piece.size = h->load_end_addr != 0 ? (uint64_t)h->load_end_addr - h->load_addr
                                        : image->size - offset;
     if ((h->load_end_addr != 0 && h->load_end_addr < h->load_addr) ||
@@ -135,7 +137,7 @@ static int multiboot_put_elf(struct loader *loader, struct umbra_error *error)
                          "ELF file, so nothing says where to load it; set flag bit 16 or "
                          "link it as ELF");
     }
-    result = elf_parse(loader->image.data, loader->image.size, &elf, error);
+    result = elf_parse(&loader->image, &elf, error);
     if (result == 0 && elf.entry > UINT32_MAX) {
         result = error_set(error, UMBRA_ERROR_CONFIG, ENOEXEC,
                            "its entry point 0x%" PRIx64 " is above 4 GiB, out of reach "
@@ -143,7 +145,7 @@ static int multiboot_put_elf(struct loader *loader, struct umbra_error *error)
                            elf.entry);
     }
     if (result == 0) {
-        result = elf_put(loader, &elf, loader->image.data, error);
+        result = elf_put(loader, &elf, &loader->image, error);
         loader->entry->rip = elf.entry;
     }
     return result;

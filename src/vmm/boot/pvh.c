@@ -73,7 +73,7 @@ int pvh_load(struct loader *loader, struct umbra_error *error)
     struct elf_image elf;
     uint64_t initrd_size;
     gpa initrd;
-    int result = elf_parse(loader->image.data, loader->image.size, &elf, error);
+    int result = elf_parse(&loader->image, &elf, error);
 
     if (result != 0) {
         return result;
@@ -84,7 +84,7 @@ int pvh_load(struct loader *loader, struct umbra_error *error)
                          ", which lies in none of its segments below 4 GiB",
                          elf.pvh_entry);
     }
-    result = elf_put(loader, &elf, loader->image.data, error);
+    result = elf_put(loader, &elf, &loader->image, error);
     if (result == 0) {
         result = loader_put_initrd(loader, MIB, BOARD_HIGH_RAM_BASE, true, &initrd,
                                    &initrd_size, error);
@@ -95,8 +95,7 @@ int pvh_load(struct loader *loader, struct umbra_error *error)
     if (result != 0) {
         return result;
     }
-    entry->linux_kernel = loader_linux_version(loader->image.data, loader->image.size,
-                                               version, sizeof(version));
+    entry->linux_kernel = elf_linux_version(loader, &elf, version, sizeof(version));
     snprintf(entry->description, sizeof(entry->description), "PVH kernel%s%s",
              entry->linux_kernel ? ", Linux " : "", entry->linux_kernel ? version : "");
     return loader_enter(loader, BOOT_MODE_PROTECTED, elf.pvh_entry, error);

@@ -275,6 +275,6 @@ int umbra_symbols_export(const char *kernel, const char *path, struct umbra_erro
         }
     }
     free(unpacked);
-    image_release(&image);
+    image_close(&image);
     return ret;
 }

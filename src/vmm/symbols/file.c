@@ -206,7 +206,7 @@ int symbol_file_read(const char *path, struct symbol_file **file,
     ret = image_read(path, "symbols", WHOLE_FILE_MAX, &image, error);
     if (ret == 0) {
         ret = symbol_file_parse(image.data, image.size, path, file, error);
-        image_release(&image);
+        image_close(&image);
     }
     return ret;
 }
