@@ -95,6 +95,120 @@ class Runner(unittest.TestCase):
                             "64M", status=0)
         self.assertIn("1 passed", out)
 
+    def test_arguments_of_an_image(self):
+        lines, _ = self.lines(guest("exit") + " value=0", guest("exit") + " value=3",
+                              guest("exit"), "--append", "value=0", status=1)
+        self.assertEqual(lines, ["ok 1 - exit", "not ok 2 - exit", "ok 3 - exit"])
+        self.assertEqual(run("test", guest("none") + " value=0").returncode, 66)
+
+    def list(self, text):
+        for name in ("exit", "smp", "echo", "memory", "ends"):
+            shutil.copy(guest(name), os.path.join(self.folder, name + ".flat"))
+        path = os.path.join(self.folder, "unittests.cfg")
+        with open(path, "w", encoding="utf-8") as out:
+            out.write(text)
+        return path
+
+    def test_unittests_cfg(self):
+        path = self.list("""
+# a comment
+[pass]
+file = exit.flat
+extra_params = -append value=0
+
+[fail]
+file = exit.flat
+extra_params = -cpu max -append "value=3 more"
+
+[words]
+file = echo.flat
+extra_params = -append 'one "two three"'
+[processors]
+file = smp.flat
+smp = 2
+extra_params = -append cpus=2 -machine kernel_irqchip=split
+[expression]
+file = smp.flat
+smp = $(($MAX_SMP > 1 ? 2 : 1))
+extra_params = -append cpus=%d
+[size]
+file = memory.flat
+extra_params = -m 64 -append 'ram=65536 high=0'
+[lines]
+file = exit.flat
+test_args = \"\"\"value=0
+    second\"\"\"
+groups = slow others
+[deadline]
+file = ends.flat
+extra_params = -append hang
+timeout = 1
+[other-arch]
+file = exit.flat
+arch = i386
+[other-accel]
+file = exit.flat
+accel = tcg
+[by-hand]
+file = exit.flat
+extra_params = -append value=0
+groups = nodefault
+[device]
+file = exit.flat
+extra_params = -device pci-testdev
+[absent]
+file = absent.flat
+[unmet]
+file = exit.flat
+check = /proc/sys/kernel/ostype=Plan9
+[met]
+file = exit.flat
+extra_params = -append value=0
+check = /proc/sys/kernel/ostype=Linux
+""" % min(2, os.cpu_count()))
+        lines, out = self.lines(self.folder, status=1)
+        self.assertEqual(
+            [re.sub(r"/.*/", "", line) for line in lines],
+            ["ok 1 - pass", "not ok 2 - fail", "ok 3 - words", "ok 4 - processors",
+             "ok 5 - expression", "ok 6 - size", "ok 7 - lines", "not ok 8 - deadline",
+             "ok 9 - other-arch # SKIP it is for arch i386",
+             "ok 10 - other-accel # SKIP it is for accel tcg",
+             "ok 11 - by-hand # SKIP it is in group nodefault: ask for it by --group",
+             "ok 12 - device # SKIP it asks for QEMU's -device pci-testdev",
+             "ok 13 - absent # SKIP there is no absent.flat",
+             "ok 14 - unmet # SKIP ostype is not Plan9 here", "ok 15 - met"])
+        self.assertIn("#   the guest still ran after 1.000 s\n", out)
+        self.assertIn("# 7 passed, 2 failed, 0 failed as expected, 6 skipped\n", out)
+        lines, _ = self.lines("--group", "nodefault", path, status=0)
+        self.assertEqual(lines, ["ok 1 - by-hand"])
+        lines, _ = self.lines("--group", "others", path, status=0)
+        self.assertEqual(lines, ["ok 1 - lines"])
+        self.assertEqual(run("test", "--group", "nobody", path).returncode, 64)
+
+    def test_cpu_features_of_a_list(self):
+        path = self.list("""
+[unknown]
+file = exit.flat
+extra_params = -cpu max,+there-is-none -append value=0
+[masked]
+file = exit.flat
+extra_params = -cpu host,-avx512f,umip=off -append value=0
+[value]
+file = exit.flat
+extra_params = -cpu host,family=6 -append value=0
+""")
+        lines, _ = self.lines(path, status=0)
+        self.assertRegex(lines[0], "^ok 1 - unknown # SKIP .*there_is_none")
+        self.assertEqual(lines[1], "ok 2 - masked")
+        self.assertEqual(lines[2], "ok 3 - value # SKIP it asks for -cpu family=6")
+
+    def test_malformed_lists(self):
+        for text, line in (("file = x\n", 1), ("[a]\nfile\n", 2), ("\n[a\n", 2),
+                           ("[a]\nx = \"\"\"never\nends\n", 4)):
+            result = run("test", self.list(text))
+            self.assertEqual(result.returncode, 65, result.stderr)
+            self.assertIn("unittests.cfg:%d:" % line, result.stderr)
+
     def test_usage(self):
         self.assertEqual(run("test").returncode, 64)
         self.assertEqual(run("test", self.folder).returncode, 64)

@@ -4,10 +4,12 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "vmm/cli/cli.h"
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/options.h"
+#include "vmm/cli/test_cfg.h"
 #include "vmm/cli/test_suite.h"
 
 enum { JOBS_MAX = 256, EXIT_VALUE_SKIP = 77 };
@@ -15,7 +17,7 @@ enum { JOBS_MAX = 256, EXIT_VALUE_SKIP = 77 };
 struct runner {
     struct test_suite suite;
     const char *json; /* the configuration of every test, without its kernel */
-    const char *junit;
+    const char *junit, *group;
     unsigned jobs;
     size_t next, printed; /* by the lock, as the cases once they run */
     struct umbra_error no_kvm;
@@ -23,6 +25,30 @@ struct runner {
 };
 
 /* ---- One image ------------------------------------------------------------------- */
+
+static int case_configure(struct umbra_config *config, const struct test_case *test,
+                          struct umbra_error *error)
+{
+    char cpus[16];
+    const struct {
+        const char *key, *value;
+    } settings[] = { { "kernel", test->path },
+                     { "append", test->append },
+                     { "memory", test->memory },
+                     { "features", test->features },
+                     { "timeout", test->timeout },
+                     { "irqchip", test->split_irqchip ? "split" : NULL },
+                     { "cpus", test->cpus > 0 ? cpus : NULL } };
+    int result = 0;
+
+    snprintf(cpus, sizeof(cpus), "%u", test->cpus);
+    for (size_t i = 0; result == 0 && i < sizeof(settings) / sizeof(settings[0]); i++) {
+        if (settings[i].value != NULL) {
+            result = umbra_config_set(config, settings[i].key, settings[i].value, error);
+        }
+    }
+    return result;
+}
 
 static int case_start(const struct runner *runner, const struct test_case *test,
                       struct umbra_vm **vm, struct umbra_error *error)
@@ -35,7 +61,7 @@ static int case_start(const struct runner *runner, const struct test_case *test,
     }
     result = umbra_config_load_text(config, runner->json, "options", ".", error);
     if (result == 0) {
-        result = umbra_config_set(config, "kernel", test->path, error);
+        result = case_configure(config, test, error);
     }
     if (result == 0) {
         result = umbra_vm_create(config, vm, error);
@@ -65,6 +91,10 @@ static void case_run(const struct runner *runner, struct test_case *test,
 
     *error = (struct umbra_error){ .code = UMBRA_ERROR_NONE };
     outcome->size = sizeof(*outcome);
+    if (test->skip != NULL) {
+        test->result = TEST_SKIP;
+        return;
+    }
     result = case_start(runner, test, &vm, error);
     if (result == 0) {
         result = umbra_vm_wait(vm, -1, outcome, error);
@@ -76,6 +106,12 @@ static void case_run(const struct runner *runner, struct test_case *test,
                  error->message[0] != '\0' ? error->message : strerror(-result));
     }
     test->result = result == 0 ? case_judge(outcome) : TEST_BROKEN;
+    /* What a list asks for may be more than this host has. */
+    if (result != 0 && error->code == UMBRA_ERROR_CONFIG && test->listed &&
+        (test->features != NULL || test->cpus > 0)) {
+        test->skip = strndup(error->message, strcspn(error->message, "\n"));
+        test->result = test->skip != NULL ? TEST_SKIP : TEST_BROKEN;
+    }
 }
 
 /* ---- All of them ----------------------------------------------------------------- */
@@ -152,6 +188,10 @@ static bool set_option(void *context, const char *name, const char *value)
         runner->jobs = (unsigned)jobs;
         return value[0] >= '1' && value[0] <= '9' && *end == '\0' && jobs <= JOBS_MAX;
     }
+    if (strcmp(name, "group") == 0) {
+        runner->group = value;
+        return true;
+    }
     if (strcmp(name, "junit") == 0) {
         runner->junit = value;
         return true;
@@ -159,11 +199,36 @@ static bool set_option(void *context, const char *name, const char *value)
     return test_suite_expect_fail(&runner->suite, value) == 0; /* the only other one */
 }
 
+/* Is @argument a list of tests, or a folder that has one? Its path goes to @path. */
+static bool has_list(const char *argument, char *path, size_t size)
+{
+    size_t length = strlen(argument);
+
+    snprintf(path, size, "%s", argument);
+    if (length > 4 && strcmp(argument + length - 4, ".cfg") == 0) {
+        return true;
+    }
+    return snprintf(path, size, "%s/unittests.cfg", argument) < (int)size &&
+           access(path, R_OK) == 0;
+}
+
 static int take_argument(void *context, const char *argument)
 {
     struct runner *runner = context;
-    int result = test_suite_collect(&runner->suite, argument);
+    char listed[4096];
+    unsigned line = 0;
+    int result;
 
+    if (has_list(argument, listed, sizeof(listed))) {
+        result = test_cfg_collect(&runner->suite, listed, runner->group, &line);
+    } else {
+        result = test_suite_collect(&runner->suite, argument);
+    }
+    if (result == -EINVAL && line > 0) {
+        fprintf(stderr, "umbra test: %s:%u: expected [NAME] or key = value\n", listed,
+                line);
+        return EXIT_STATUS_CONFIG;
+    }
     if (result != 0) {
         fprintf(stderr, "umbra test: %s: %s\n", argument, strerror(-result));
         return result == -ENOENT ? EXIT_STATUS_MISSING : EXIT_STATUS_INTERNAL;
@@ -205,6 +270,7 @@ int command_test(int argc, char **argv)
     static const struct cli_option own[] = {
         { "jobs", "N", "how many run at once; default 2" },
         { "junit", "FILE", "write the results as junit XML too" },
+        { "group", "NAME", "of a unittests.cfg behind it: only this group" },
         { "expect-fail", "NAME", "this image (a pattern) has to fail; may be repeated" },
         { NULL, NULL, NULL },
     };
@@ -212,11 +278,16 @@ int command_test(int argc, char **argv)
     const struct cli_parser parser = {
         .command = "test",
         .synopsis = "FILE-or-FOLDER... [options]",
-        .summary = "Run images in the style of kvm-unit-tests, each in a VM of its own, "
-                   "and print TAP. An image\npasses when it writes 0 to the debug-exit "
-                   "port, skips by 77, and fails by all else. The\ndeadline of each is "
-                   "--timeout, default 90s. The exit status is 0 only when none failed, "
-                   "else 1.",
+        .summary =
+            "Run images in the style of kvm-unit-tests, each in a VM of its own, and "
+            "print TAP. An image\npasses when it writes 0 to the debug-exit port, skips "
+            "by "
+            "77, and fails by all else. Of a\nfolder with kvm-unit-tests' unittests.cfg, "
+            "or "
+            "of such a file, the tests that it lists are run.\n\"FILE ARGUMENTS\" is an "
+            "image with arguments of its own. The deadline of each is "
+            "--timeout,\ndefault "
+            "90s. The exit status is 0 only when none failed, else 1.",
         .options = own,
         .config_options = true,
         .set = set_option,

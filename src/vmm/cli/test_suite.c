@@ -13,25 +13,61 @@
 
 /* ---- Finding --------------------------------------------------------------------- */
 
-static int add_file(struct test_suite *suite, const char *path)
+static void case_clear(struct test_case *test)
 {
-    const char *slash = strrchr(path, '/'), *base = slash != NULL ? slash + 1 : path;
-    const char *dot = strrchr(base, '.');
-    struct test_case test = { .path = strdup(path) }, *cases;
+    free(test->path);
+    free(test->name);
+    free(test->append);
+    free(test->memory);
+    free(test->features);
+    free(test->timeout);
+    free(test->skip);
+}
 
-    test.name =
-        strndup(base, dot != NULL && dot != base ? (size_t)(dot - base) : strlen(base));
+int test_suite_add(struct test_suite *suite, const char *path, const char *name,
+                   struct test_case **test)
+{
+    struct test_case made = { .path = strdup(path), .name = strdup(name) }, *cases;
+
     cases = reallocarray(suite->cases, suite->count + 1, sizeof(*cases));
     if (cases != NULL) {
         suite->cases = cases;
     }
-    if (cases == NULL || test.path == NULL || test.name == NULL) {
-        free(test.path);
-        free(test.name);
+    if (cases == NULL || made.path == NULL || made.name == NULL) {
+        case_clear(&made);
         return -ENOMEM;
     }
-    cases[suite->count++] = test;
+    cases[suite->count] = made;
+    *test = &cases[suite->count++];
     return 0;
+}
+
+/* @length bytes of @path are the file, what follows behind a space its command line. */
+static int add_file(struct test_suite *suite, const char *path, size_t length)
+{
+    char *file = strndup(path, length), *name = NULL, *dot;
+    struct test_case *test;
+    int ret = -ENOMEM;
+
+    if (file != NULL) {
+        const char *slash = strrchr(file, '/');
+
+        name = strdup(slash != NULL ? slash + 1 : file);
+    }
+    if (name != NULL) {
+        dot = strrchr(name, '.');
+        if (dot != NULL && dot != name) {
+            *dot = '\0';
+        }
+        ret = test_suite_add(suite, file, name, &test);
+    }
+    if (ret == 0 && path[length] == ' ') {
+        test->append = strdup(path + length + 1);
+        ret = test->append == NULL ? -ENOMEM : 0;
+    }
+    free(file);
+    free(name);
+    return ret;
 }
 
 static bool is_elf(const char *path)
@@ -70,6 +106,14 @@ static bool is_image(const char *folder, const char *name, char *path, size_t si
     return snprintf(path, size, "%s/%s", folder, name) < (int)size && is_elf(path);
 }
 
+static bool is_there(const char *path, size_t length)
+{
+    char file[4096];
+
+    return snprintf(file, sizeof(file), "%.*s", (int)length, path) < (int)sizeof(file) &&
+           access(file, F_OK) == 0;
+}
+
 int test_suite_collect(struct test_suite *suite, const char *path)
 {
     struct dirent **entries;
@@ -77,10 +121,15 @@ int test_suite_collect(struct test_suite *suite, const char *path)
     int count, result = 0;
 
     if (stat(path, &status) != 0) {
-        return -errno;
+        const char *space = strchr(path, ' ');
+
+        result = -errno;
+        return space != NULL && is_there(path, (size_t)(space - path))
+                   ? add_file(suite, path, (size_t)(space - path))
+                   : result;
     }
     if (!S_ISDIR(status.st_mode)) {
-        return add_file(suite, path);
+        return add_file(suite, path, strlen(path));
     }
     count = scandir(path, &entries, NULL, alphasort);
     if (count < 0) {
@@ -90,7 +139,7 @@ int test_suite_collect(struct test_suite *suite, const char *path)
         char file[4096];
 
         if (result == 0 && is_image(path, entries[i]->d_name, file, sizeof(file))) {
-            result = add_file(suite, file);
+            result = add_file(suite, file, strlen(file));
         }
         free(entries[i]);
     }
@@ -155,6 +204,11 @@ static const char *complaint(const struct test_suite *suite, const struct test_c
     return test->result == TEST_FAIL ? test->outcome.reason : NULL;
 }
 
+static const char *skip_reason(const struct test_case *test)
+{
+    return test->skip != NULL ? test->skip : "the image says that it cannot run here";
+}
+
 /* ---- TAP ------------------------------------------------------------------------- */
 
 /* Guests and file names may hold anything: one line stays one line. */
@@ -189,9 +243,13 @@ void test_suite_print(const struct test_suite *suite, size_t index)
 
     printf("%s %zu - ", why != NULL || todo ? "not ok" : "ok", index + 1);
     print_clean(test->name, strlen(test->name));
-    puts(todo                        ? " # TODO expected to fail"
-         : test->result == TEST_SKIP ? " # SKIP the image says that it cannot run here"
-                                     : "");
+    if (test->result == TEST_SKIP) {
+        fputs(" # SKIP ", stdout);
+        print_clean(skip_reason(test), strlen(skip_reason(test)));
+        putchar('\n');
+    } else {
+        puts(todo ? " # TODO expected to fail" : "");
+    }
     if (why != NULL) {
         print_block(why);
         print_block(test->outcome.console_tail);
@@ -263,9 +321,10 @@ static void junit_case(FILE *out, const struct test_suite *suite,
         put_xml(out, test->outcome.report);
         fputs("</failure>\n", out);
     } else if (test->result != TEST_PASS) {
-        fprintf(out, "    <skipped message=\"%s\"/>\n",
-                test->result == TEST_SKIP ? "the image cannot run here"
-                                          : "failed, as expected");
+        fputs("    <skipped message=\"", out);
+        put_xml(out,
+                test->result == TEST_SKIP ? skip_reason(test) : "failed, as expected");
+        fputs("\"/>\n", out);
     }
     fputs("    <system-out>", out);
     put_xml(out, test->outcome.console_tail);
@@ -294,8 +353,7 @@ int test_suite_junit(const struct test_suite *suite, const char *path)
 void test_suite_clear(struct test_suite *suite)
 {
     for (size_t i = 0; i < suite->count; i++) {
-        free(suite->cases[i].path);
-        free(suite->cases[i].name);
+        case_clear(&suite->cases[i]);
     }
     free(suite->cases);
     free(suite->expected);

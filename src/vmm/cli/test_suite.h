@@ -17,6 +17,12 @@ enum test_result {
 
 struct test_case {
     char *path, *name; /* the file, and its name without folder and ending */
+    /* What differs from the others'; NULL, 0 and false: nothing. */
+    char *append, *memory, *features, *timeout;
+    unsigned cpus;
+    bool split_irqchip;
+    bool listed; /* in a unittests.cfg */
+    char *skip;  /* why it is not run at all */
     bool done;
     enum test_result result;
     struct umbra_outcome outcome;
@@ -29,8 +35,13 @@ struct test_suite {
     size_t expected_count;
 };
 
+/* Add the image @path under @name. 0 or -errno; *test is valid until the next add. */
+int test_suite_add(struct test_suite *suite, const char *path, const char *name,
+                   struct test_case **test);
+
 /* Add the file @path, or every image of the folder @path, sorted: ELF files called *.flat
- * or *.elf, where a .flat hides the .elf that it was made of. 0 or -errno. */
+ * or *.elf, where a .flat hides the .elf that it was made of. "PATH ARGUMENTS" is a file
+ * with a command line of its own. 0 or -errno. */
 int test_suite_collect(struct test_suite *suite, const char *path);
 
 /* Images whose name matches @pattern (which must live on) have to fail. 0 or -errno. */
