@@ -1,19 +1,70 @@
 /* SPDX-License-Identifier: MIT */
-/* Unpacking the formats that a Linux kernel image is compressed with. */
+/*
+ * Unpacking the formats that a Linux kernel image is compressed with. The library of a
+ * format is loaded when a kernel is in it: five of them in every umbra would be a seventh
+ * of its memory.
+ */
 #include <bzlib.h>
 #include <errno.h>
 #include <lz4.h>
 #include <lzma.h>
 #include <lzo/lzo1x.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "base/error.h"
+#include "base/library.h"
 #include "vmm/boot/boot.h"
 
 /* Enough for the largest dictionaries that kernels are packed with (128 MiB). */
 #define DECOMPRESS_MEMORY_LIMIT (256 * MIB)
+
+/* What is called of the libraries; those of the format at hand are filled in. */
+struct codec {
+    typeof(&lzma_stream_decoder) lzma_stream_decoder;
+    typeof(&lzma_alone_decoder) lzma_alone_decoder;
+    typeof(&lzma_code) lzma_code;
+    typeof(&lzma_end) lzma_end;
+    typeof(&BZ2_bzDecompressInit) BZ2_bzDecompressInit;
+    typeof(&BZ2_bzDecompress) BZ2_bzDecompress;
+    typeof(&BZ2_bzDecompressEnd) BZ2_bzDecompressEnd;
+    typeof(&ZSTD_createDCtx) ZSTD_createDCtx;
+    typeof(&ZSTD_decompressStream) ZSTD_decompressStream;
+    typeof(&ZSTD_isError) ZSTD_isError;
+    typeof(&ZSTD_getErrorName) ZSTD_getErrorName;
+    typeof(&ZSTD_freeDCtx) ZSTD_freeDCtx;
+    typeof(&LZ4_compressBound) LZ4_compressBound;
+    typeof(&LZ4_decompress_safe) LZ4_decompress_safe;
+    typeof(&lzo1x_decompress_safe) lzo1x_decompress_safe;
+};
+
+#define CODEC(function)                                                                  \
+    {                                                                                    \
+#function, offsetof(struct codec, function)                                      \
+    }
+
+static const struct library_symbol lzma_symbols[] = {
+    CODEC(lzma_stream_decoder),
+    CODEC(lzma_alone_decoder),
+    CODEC(lzma_code),
+    CODEC(lzma_end),
+};
+static const struct library_symbol bzip2_symbols[] = {
+    CODEC(BZ2_bzDecompressInit),
+    CODEC(BZ2_bzDecompress),
+    CODEC(BZ2_bzDecompressEnd),
+};
+static const struct library_symbol zstd_symbols[] = {
+    CODEC(ZSTD_createDCtx),   CODEC(ZSTD_decompressStream), CODEC(ZSTD_isError),
+    CODEC(ZSTD_getErrorName), CODEC(ZSTD_freeDCtx),
+};
+static const struct library_symbol lz4_symbols[] = {
+    CODEC(LZ4_compressBound),
+    CODEC(LZ4_decompress_safe),
+};
+static const struct library_symbol lzo_symbols[] = { CODEC(lzo1x_decompress_safe) };
 
 /* Input yet to read and output that grows up to a limit. */
 struct unpacker {
@@ -22,6 +73,7 @@ struct unpacker {
     uint8_t *output;
     size_t used, capacity, limit;
     const char *name; /* of the format */
+    struct codec codec;
 };
 
 static int unpacker_corrupt(const struct unpacker *unpacker, const char *detail,
@@ -64,6 +116,11 @@ static int unpacker_grow(struct unpacker *unpacker, size_t least,
     output = realloc(unpacker->output, capacity);
     if (output == NULL) {
         return unpacker_no_memory(unpacker, error);
+    }
+    if (capacity >= 4 * MIB) { /* fewer page faults, where the host has huge pages */
+        uintptr_t page = align_up((uintptr_t)output, 4096);
+
+        madvise((void *)page, (uintptr_t)output + capacity - page, MADV_HUGEPAGE);
     }
     unpacker->output = output;
     unpacker->capacity = capacity;
@@ -127,7 +184,7 @@ static int unpack_lzma_stream(struct unpacker *u, lzma_stream *stream,
         room = u->capacity - u->used;
         stream->next_out = u->output + u->used;
         stream->avail_out = room;
-        status = lzma_code(stream, LZMA_RUN);
+        status = u->codec.lzma_code(stream, LZMA_RUN);
         u->used += room - stream->avail_out;
         if (status == LZMA_MEM_ERROR) {
             result = unpacker_no_memory(u, error);
@@ -143,7 +200,7 @@ static int unpack_lzma_stream(struct unpacker *u, lzma_stream *stream,
             break;
         }
     }
-    lzma_end(stream);
+    u->codec.lzma_end(stream);
     return result;
 }
 
@@ -151,7 +208,7 @@ static int unpack_xz(struct unpacker *u, struct umbra_error *error)
 {
     lzma_stream stream = LZMA_STREAM_INIT;
 
-    if (lzma_stream_decoder(&stream, DECOMPRESS_MEMORY_LIMIT, 0) != LZMA_OK) {
+    if (u->codec.lzma_stream_decoder(&stream, DECOMPRESS_MEMORY_LIMIT, 0) != LZMA_OK) {
         return unpacker_no_memory(u, error);
     }
     return unpack_lzma_stream(u, &stream, error);
@@ -161,7 +218,7 @@ static int unpack_lzma(struct unpacker *u, struct umbra_error *error)
 {
     lzma_stream stream = LZMA_STREAM_INIT;
 
-    if (lzma_alone_decoder(&stream, DECOMPRESS_MEMORY_LIMIT) != LZMA_OK) {
+    if (u->codec.lzma_alone_decoder(&stream, DECOMPRESS_MEMORY_LIMIT) != LZMA_OK) {
         return unpacker_no_memory(u, error);
     }
     return unpack_lzma_stream(u, &stream, error);
@@ -170,7 +227,7 @@ static int unpack_lzma(struct unpacker *u, struct umbra_error *error)
 static int unpack_bzip2(struct unpacker *u, struct umbra_error *error)
 {
     bz_stream stream = { .next_in = (char *)(uintptr_t)u->input };
-    int result = 0, status = BZ2_bzDecompressInit(&stream, 0, 0);
+    int result = 0, status = u->codec.BZ2_bzDecompressInit(&stream, 0, 0);
 
     if (status != BZ_OK) {
         return unpacker_no_memory(u, error);
@@ -186,7 +243,7 @@ static int unpack_bzip2(struct unpacker *u, struct umbra_error *error)
         stream.avail_in = given;
         stream.next_out = (char *)u->output + u->used;
         stream.avail_out = room;
-        status = BZ2_bzDecompress(&stream);
+        status = u->codec.BZ2_bzDecompress(&stream);
         u->input_left -= given - stream.avail_in;
         u->used += room - stream.avail_out;
         if (status == BZ_MEM_ERROR) {
@@ -201,13 +258,13 @@ static int unpack_bzip2(struct unpacker *u, struct umbra_error *error)
             break;
         }
     }
-    BZ2_bzDecompressEnd(&stream);
+    u->codec.BZ2_bzDecompressEnd(&stream);
     return result;
 }
 
 static int unpack_zstd(struct unpacker *u, struct umbra_error *error)
 {
-    ZSTD_DCtx *context = ZSTD_createDCtx();
+    ZSTD_DCtx *context = u->codec.ZSTD_createDCtx();
     ZSTD_inBuffer input = { u->input, u->input_left, 0 };
     size_t status = 1;
     int result = 0;
@@ -224,9 +281,9 @@ static int unpack_zstd(struct unpacker *u, struct umbra_error *error)
             break;
         }
         output = (ZSTD_outBuffer){ u->output, u->capacity, u->used };
-        status = ZSTD_decompressStream(context, &output, &input);
-        if (ZSTD_isError(status)) {
-            result = unpacker_corrupt(u, ZSTD_getErrorName(status), error);
+        status = u->codec.ZSTD_decompressStream(context, &output, &input);
+        if (u->codec.ZSTD_isError(status)) {
+            result = unpacker_corrupt(u, u->codec.ZSTD_getErrorName(status), error);
             break;
         }
         if (status != 0 && output.pos == u->used && input.pos == before) {
@@ -235,7 +292,7 @@ static int unpack_zstd(struct unpacker *u, struct umbra_error *error)
         }
         u->used = output.pos;
     }
-    ZSTD_freeDCtx(context);
+    u->codec.ZSTD_freeDCtx(context);
     return result;
 }
 
@@ -261,7 +318,7 @@ static int unpack_lz4(struct unpacker *u, struct umbra_error *error)
             continue; /* frames may be joined */
         }
         if (packed == 0 || packed > u->input_left ||
-            packed > (uint32_t)LZ4_compressBound(LZ4_LEGACY_BLOCK)) {
+            packed > (uint32_t)u->codec.LZ4_compressBound(LZ4_LEGACY_BLOCK)) {
             return unpacker_corrupt(u, "block length beyond the data", error);
         }
         /* Offer a whole block's room where the limit allows; less is the decoder's to
@@ -272,8 +329,8 @@ static int unpack_lz4(struct unpacker *u, struct umbra_error *error)
         if (result != 0) {
             return result;
         }
-        got = LZ4_decompress_safe((const char *)u->input, (char *)u->output + u->used,
-                                  (int)packed, (int)room);
+        got = u->codec.LZ4_decompress_safe(
+            (const char *)u->input, (char *)u->output + u->used, (int)packed, (int)room);
         if (got < 0 && room < LZ4_LEGACY_BLOCK) {
             return unpacker_grow(u, LZ4_LEGACY_BLOCK, error);
         }
@@ -368,8 +425,8 @@ static int lzop_block(struct unpacker *u, uint32_t unpacked, uint32_t packed,
     }
     if (packed == unpacked) {
         memcpy(u->output + u->used, u->input, packed);
-    } else if (lzo1x_decompress_safe(u->input, packed, u->output + u->used, &got, NULL) !=
-                   LZO_E_OK ||
+    } else if (u->codec.lzo1x_decompress_safe(u->input, packed, u->output + u->used, &got,
+                                              NULL) != LZO_E_OK ||
                got != unpacked) {
         return unpacker_corrupt(u, "bad block", error);
     }
@@ -382,9 +439,6 @@ static int unpack_lzo(struct unpacker *u, struct umbra_error *error)
 {
     uint32_t flags, unpacked, packed;
 
-    if (lzo_init() != LZO_E_OK) {
-        return error_set(error, UMBRA_ERROR_INTERNAL, EINVAL, "lzo_init failed");
-    }
     if (!lzop_header(u, &flags)) {
         return unpacker_corrupt(u, "bad header", error);
     }
@@ -419,17 +473,23 @@ static const struct decompress_format {
     const char *magic;
     size_t magic_size;
     int (*unpack)(struct unpacker *u, struct umbra_error *error);
+    const char *library, *package; /* NULL: linked */
+    const struct library_symbol *symbols;
+    size_t symbol_count;
 } decompress_formats[] = {
-    { "gzip", "\x1f\x8b", 2, unpack_gzip },
-    { "xz",
-      "\xfd"
-      "7zXZ",
-      6, unpack_xz },
-    { "zstd", "\x28\xb5\x2f\xfd", 4, unpack_zstd },
-    { "lz4", "\x02\x21\x4c\x18", 4, unpack_lz4 },
-    { "bzip2", "BZh", 3, unpack_bzip2 },
-    { "lzma", "\x5d\0\0", 3, unpack_lzma },
-    { "lzo", (const char *)lzop_magic, sizeof(lzop_magic), unpack_lzo },
+#define LIBRARY(file, package, symbols) file, package, symbols, ARRAY_SIZE(symbols)
+#define LZMA                            LIBRARY("liblzma.so.5", "liblzma5", lzma_symbols)
+    { "gzip", "\x1f\x8b", 2, unpack_gzip, NULL, NULL, NULL, 0 },
+    { "xz", "\xfd\x37zXZ", 6, unpack_xz, LZMA },
+    { "zstd", "\x28\xb5\x2f\xfd", 4, unpack_zstd,
+      LIBRARY("libzstd.so.1", "libzstd1", zstd_symbols) },
+    { "lz4", "\x02\x21\x4c\x18", 4, unpack_lz4,
+      LIBRARY("liblz4.so.1", "liblz4-1", lz4_symbols) },
+    { "bzip2", "BZh", 3, unpack_bzip2,
+      LIBRARY("libbz2.so.1.0", "libbz2-1.0", bzip2_symbols) },
+    { "lzma", "\x5d\0\0", 3, unpack_lzma, LZMA },
+    { "lzo", (const char *)lzop_magic, sizeof(lzop_magic), unpack_lzo,
+      LIBRARY("liblzo2.so.2", "liblzo2-2", lzo_symbols) },
 };
 
 int boot_decompress(const void *input, size_t size, size_t limit, void **output,
@@ -454,6 +514,13 @@ int boot_decompress(const void *input, size_t size, size_t limit, void **output,
                          "zstd, lz4 legacy, bzip2, lzma, lzo)");
     }
     unpacker.name = format->name;
+    if (format->library != NULL) {
+        result = library_load(format->library, format->package, format->symbols,
+                              format->symbol_count, &unpacker.codec, error);
+        if (result != 0) {
+            return result;
+        }
+    }
     /* The last four bytes of a kernel's payload (and of gzip) are its unpacked size: a
      * good first capacity if it is plausible, and only that. */
     hint = size >= 4 ? load_le32((const uint8_t *)input + size - 4) : 0;
