@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Virtio devices under a stock Debian kernel: an ext4 disk over both transports, discard,
-# overlays, a power cut, console ports, and no complaint of the kernel's.
+# overlays, console ports, and no complaint of the kernel's.
 # needs: cloud/vmlinuz cloud/initrd /usr/sbin/mkfs.ext4=/bin/mkfs.ext4 /usr/sbin/e2fsck=/bin/e2fsck
 # needs: /bin/busybox=/bin/busybox.guest /etc/mke2fs.conf=/etc/mke2fs.conf
 # level1: -m 3072
@@ -66,28 +66,6 @@ if [ "$base" = "$(md5sum </tmp/root.img)" ]; then
 else
     fail "the base under overlays" "it changed"
 fi
-
-# A power cut: what was acknowledged after a flush is there.
-power_cut() {
-    local name=$1 disk=$2 last
-    do='i=0; while [ $i -lt 400 ]; do i=$((i + 1)); (printf %08d $i; cat /proc/version) | dd of=/dev/vda bs=4k seek=$i conv=fsync 2>/dev/null; echo flushed $i; done'
-    : >$out
-    umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --memory 256M --timeout 140 \
-        --disk "$disk" --append "console=ttyS0 quiet do=\"$do\"" >$out 2>&1 </dev/null &
-    pid=$!
-    wait_for 25 '^flushed'
-    kill -9 $pid
-    wait $pid 2>/dev/null
-    last=$(tr -d '\r' <$out | sed -n 's/^flushed \([0-9]*\)$/\1/p' | tail -1)
-    do='i=0; bad=0; while [ $i -lt '$last' ]; do i=$((i + 1)); w=$(printf %08d $i); g=$(dd if=/dev/vda bs=4k skip=$i count=1 2>/dev/null | head -c 8); [ $g = $w ] || bad=$((bad + 1)); done; echo checked $i, bad $bad'
-    options="--disk $disk"
-    guest "$name: $last flushed blocks after kill -9" "^checked $last, bad 0"
-}
-truncate -s 16M /tmp/cut.img
-power_cut "power cut" path=/tmp/cut.img
-truncate -s 0 /tmp/cut.img
-truncate -s 16M /tmp/cut.img
-power_cut "power cut of an overlay" path=/tmp/cut.img,overlay=keep,overlay_path=/tmp/cut.kept
 
 # Console ports: a console and a named channel.
 options="--console name=hvc0,end=file:/tmp/hvc --console name=org.umbra.test,end=file:/tmp/channel"

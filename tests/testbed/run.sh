@@ -19,10 +19,24 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 places=(-f "$build/umbra=/bin/umbra")
 for file in "$here"/*lib.sh; do places+=(-f "$file"); done
+# Programs that the images want: -f options, or a skip.
+programs() {
+    local need
+    for need in $(sed -n "s/^# $1: *//p" "$group"); do
+        [ -e "${need%%=*}" ] || { echo "SKIP: ${need%%=*} is missing (scripts/deps testbed)"; exit 77; }
+        wanted+=(-f "$need")
+    done
+}
+wanted=()
+programs guest
+in_initrd=("${wanted[@]}")
+wanted=()
+programs rootdisk
+
 for need in $(sed -n 's/^# needs: *//p' "$group"); do
     case $need in
     */initrd)
-        "$testbed" initrd "${need%/*}" "$work/${need%/*}.cpio"
+        "$testbed" initrd "${need%/*}" "$work/${need%/*}.cpio" "${in_initrd[@]}"
         places+=(-f "$work/${need%/*}.cpio") ;;
     generic/* | cloud/*) places+=(-f "$kernels/$need=${need%/*}.${need#*/}") ;;
     build/*) places+=(-f "$build/${need#build/}") ;;
@@ -34,6 +48,10 @@ for need in $(sed -n 's/^# needs: *//p' "$group"); do
     esac
 done
 options=()
+if [ ${#wanted[@]} -gt 0 ]; then
+    "$testbed" rootdisk "$work/root.img" "${wanted[@]}"
+    options+=(-b "$work/root.img")
+fi
 for option in $(sed -n 's/^# level1: *//p' "$group"); do options+=("$option"); done
 
 # Run the group once. No case is silent for as long as 200 seconds: level 1 that is has hung.
