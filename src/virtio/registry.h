@@ -52,6 +52,7 @@ int virtio_net_set_link(struct virtio_device *device, bool up, struct umbra_erro
 int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rate,
                       struct virtio_device **device, struct umbra_error *error);
 
+<<<<<<< HEAD
 struct virtio_balloon_options {
     const char *id;
     uint64_t target;     /* bytes to have in the balloon */
@@ -71,6 +72,31 @@ int virtio_balloon_get_stats(struct virtio_device *device,
                              struct umbra_error *error);
 /* Of an enum umbra_balloon_stat, as in JSON; NULL outside. */
 const char *virtio_balloon_stat_name(unsigned stat);
+=======
+struct vhost_user_blk_options {
+    const char *id, *socket;
+    bool readonly;        /* the back end must be */
+    unsigned queues;      /* 0: 1 */
+    unsigned queue_size;  /* 0: 256 */
+    uint64_t patience_ms; /* requests wait so long for a back end that is gone */
+    unsigned timeout_ms;  /* for its answers, 0: the default */
+};
+/* A disk that another process serves. */
+int vhost_user_blk_create(const struct device_env *env,
+                          const struct vhost_user_blk_options *options,
+                          struct virtio_device **device, struct umbra_error *error);
+
+struct virtio_fs_options {
+    const char *id, *tag;
+    const char *path;   /* a folder, for which virtiofsd is started; or */
+    const char *socket; /* somebody else's virtiofsd */
+    bool readonly;      /* path only */
+    unsigned timeout_ms;
+};
+int virtio_fs_create(const struct device_env *env,
+                     const struct virtio_fs_options *options,
+                     struct virtio_device **device, struct umbra_error *error);
+>>>>>>> 06d394b (vhost-user front end: disks and shared folders that other processes serve)
 
 struct virtio_console_port {
     const char *name; /* /dev/virtio-ports/NAME in a Linux guest */

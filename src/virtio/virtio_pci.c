@@ -82,7 +82,7 @@ static void pci_intx_called(void *context, uint32_t events)
     struct virtio_pci *pci = context;
 
     (void)events;
-    if (take_fd(pci->intx_fd)) {
+    if (take_fd(pci->intx_fd) && !atomic_load(&pci->msix_enabled)) {
         atomic_fetch_or(&pci->isr, ISR_QUEUE);
         pci_intx_set(&pci->function, true);
     }

@@ -310,6 +310,23 @@ void virtqueue_set_position(struct virtqueue *vq,
     }
 }
 
+int virtqueue_used_position(const struct virtqueue *vq,
+                            struct virtqueue_position *position)
+{
+    if (vq->ops == NULL || vq->ops->used_index == NULL) {
+        return -ENOTSUP;
+    }
+    position->available = position->used = vq->ops->used_index(vq);
+    return 0;
+}
+
+void virtqueue_host_areas(const struct virtqueue *vq, uint64_t areas[3])
+{
+    areas[0] = (uintptr_t)vq->desc;
+    areas[1] = (uintptr_t)vq->driver;
+    areas[2] = (uintptr_t)vq->device;
+}
+
 int virtqueue_pop(struct virtqueue *vq, struct virtqueue_chain *chain)
 {
     int ret;

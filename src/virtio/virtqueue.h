@@ -117,6 +117,17 @@ void virtqueue_get_position(const struct virtqueue *vq,
  * in flight. */
 void virtqueue_set_position(struct virtqueue *vq,
                             const struct virtqueue_position *position);
+/* Where the used ring in guest memory says that a split ring stands, both ways: for back
+ * ends that are gone. -ENOTSUP for packed rings, which do not say. */
+int virtqueue_used_position(const struct virtqueue *vq,
+                            struct virtqueue_position *position);
+/* Host addresses of the descriptors, the driver's area and the device's. */
+void virtqueue_host_areas(const struct virtqueue *vq, uint64_t areas[3]);
+/* Descriptors (split: chains) popped and not yet pushed. */
+static inline unsigned virtqueue_in_flight(const struct virtqueue *vq)
+{
+    return vq->ops != NULL ? vq->in_flight : 0;
+}
 
 /*
  * The next chain: 1, or 0 when there is none, or -EPROTO when the ring is malformed

@@ -14,6 +14,8 @@ struct virtqueue_ring_ops {
     void (*layout)(unsigned size, uint64_t bytes[3], unsigned alignment[3]);
     void (*set_position)(struct virtqueue *vq, const struct virtqueue_position *position);
     void (*get_position)(const struct virtqueue *vq, struct virtqueue_position *position);
+    /* The used index in guest memory; NULL where the format has none. */
+    uint16_t (*used_index)(const struct virtqueue *vq);
     int (*pop)(struct virtqueue *vq, struct virtqueue_chain *chain);
     void (*unpop)(struct virtqueue *vq, const struct virtqueue_chain *chain);
     /* Write the next used element; not visible before flush. */

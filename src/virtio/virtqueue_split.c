@@ -47,6 +47,12 @@ static void split_get_position(const struct virtqueue *vq,
     position->used = vq->published_used;
 }
 
+static uint16_t split_used_index(const struct virtqueue *vq)
+{
+    /* Acquire: pairs with the release of whoever served the ring; its elements are there. */
+    return le16toh(__atomic_load_n(ring_u16(vq->device, USED_IDX), __ATOMIC_ACQUIRE));
+}
+
 /*
  * Is there another chain? Reads the driver's index: acquire, pairs with the driver's
  * write barrier between filling the ring and storing idx (2.7.13.3). @order is SEQ_CST
@@ -202,6 +208,7 @@ const struct virtqueue_ring_ops virtqueue_split_ops = {
     .layout = split_layout,
     .set_position = split_set_position,
     .get_position = split_get_position,
+    .used_index = split_used_index,
     .pop = split_pop,
     .unpop = split_unpop,
     .complete = split_complete,

@@ -82,6 +82,31 @@ int config_copy(const struct umbra_config *config, struct umbra_config **copy)
     return 0;
 }
 
+bool config_needs_shared_memory(const struct umbra_config *config)
+{
+    bool shared = config->share_count > 0;
+
+    for (size_t i = 0; i < config->disk_count; i++) {
+        shared = shared || config->disks[i].backend == CONFIG_DISK_VHOST_USER;
+    }
+    for (size_t i = 0; i < config->net_count; i++) {
+        shared = shared || config->nets[i].backend == CONFIG_NET_VHOST_USER;
+    }
+    return shared;
+}
+
+/* The short form "vhost-user": SOCKET is a path; with a path as well it stays, and
+ * validation complains. */
+static bool config_expand_socket(char **vhost_user, char **path)
+{
+    if (*vhost_user == NULL || *path != NULL) {
+        return false;
+    }
+    *path = *vhost_user;
+    *vhost_user = NULL;
+    return true;
+}
+
 /* What follows from what was given. */
 static void config_complete(struct umbra_config *config)
 {
@@ -92,10 +117,16 @@ static void config_complete(struct umbra_config *config)
             strstr(disk->path, "://") != NULL) {
             disk->backend = CONFIG_DISK_NBD;
         }
+        if (config_expand_socket(&disk->vhost_user, &disk->path)) {
+            disk->backend = CONFIG_DISK_VHOST_USER;
+        }
     }
     for (size_t i = 0; i < config->net_count; i++) {
         if (config->nets[i].tap != NULL) {
             config->nets[i].backend = CONFIG_NET_TAP;
+        }
+        if (config_expand_socket(&config->nets[i].vhost_user, &config->nets[i].path)) {
+            config->nets[i].backend = CONFIG_NET_VHOST_USER;
         }
     }
 }

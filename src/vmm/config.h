@@ -44,11 +44,13 @@ enum config_dirty { CONFIG_DIRTY_OFF, CONFIG_DIRTY_BITMAP, CONFIG_DIRTY_RING };
 
 struct config_disk {
     char *id, *path, *serial, *overlay_path;
+    char *vhost_user; /* becomes backend and path */
     enum { CONFIG_DISK_FILE, CONFIG_DISK_NBD, CONFIG_DISK_VHOST_USER } backend;
     bool readonly, direct, poll;
     enum { CONFIG_OVERLAY_NONE, CONFIG_OVERLAY_DISCARD, CONFIG_OVERLAY_KEEP } overlay;
     unsigned queues, queue_size;
     unsigned block_size, physical_block_size;
+    uint64_t reconnect_ms; /* vhost-user: requests wait so long for a back end */
 };
 
 struct config_forward {
@@ -66,7 +68,8 @@ struct config_net {
         CONFIG_NET_VHOST_USER
     } backend;
     char *tap, *path;
-    int fd; /* -1: none */
+    char *vhost_user; /* becomes backend and path */
+    int fd;           /* -1: none */
     bool vhost;
     unsigned queues, queue_size, mtu;
     uint8_t mac[6]; /* all zero: made up */
@@ -159,6 +162,9 @@ struct umbra_config {
 
     struct config_origins *origins; /* where each value came from, for messages */
 };
+
+/* Does something in it need guest RAM that other processes can map? */
+bool config_needs_shared_memory(const struct umbra_config *config);
 
 /* Every string and array freed, the struct itself too. */
 void config_destroy(struct umbra_config *config);

@@ -64,9 +64,12 @@ static const struct config_key exit_keys[] = {
 static const struct config_table exit_table = TABLE(exit_keys);
 
 static const struct config_key disk_keys[] = {
-    { "path", NULL, CONFIG_KIND_PATH, .required = true, IN(config_disk, path),
-      .value = "FILE", .help = "image file, block device, NBD URI or vhost-user socket",
+    { "path", NULL, CONFIG_KIND_PATH, IN(config_disk, path), .value = "FILE",
+      .help = "image file, block device, NBD URI or vhost-user socket",
       .example = "root.img" },
+    { "vhost-user", NULL, CONFIG_KIND_PATH, IN(config_disk, vhost_user),
+      .value = "SOCKET", .help = "instead of path: the socket of a vhost-user back end",
+      .example = "disk.sock" },
     { "id", NULL, CONFIG_KIND_STRING, IN(config_disk, id), .value = "NAME",
       .help = "names it in statistics and commands", .example = "root" },
     { "serial", NULL, CONFIG_KIND_STRING, IN(config_disk, serial), .value = "TEXT",
@@ -98,6 +101,11 @@ static const struct config_key disk_keys[] = {
     { "physical_block_size", NULL, CONFIG_KIND_UINT, IN(config_disk, physical_block_size),
       .min = 512, .max = 1048576, .value = "BYTES",
       .help = "physical block size, a power of two", .example = "4096" },
+    { "reconnect", NULL, CONFIG_KIND_DURATION, IN(config_disk, reconnect_ms),
+      .max = 86400000, .value = "TIME",
+      .help = "how long requests wait for a vhost-user back end that went away, before "
+              "they fail; default 30s",
+      .example = "30s" },
 };
 
 static void disk_init(void *element)
@@ -108,6 +116,7 @@ static void disk_init(void *element)
     disk->queue_size = 256;
     disk->block_size = 512;
     disk->physical_block_size = 512;
+    disk->reconnect_ms = 30000;
 }
 
 static const struct config_table disk_table = {
@@ -132,6 +141,9 @@ static const struct config_key net_keys[] = {
       .help = "inherited descriptor of a tap or a unix stream", .example = "5" },
     { "path", NULL, CONFIG_KIND_PATH, IN(config_net, path), .value = "SOCKET",
       .help = "socket of unix and vhost-user", .example = "passt.sock" },
+    { "vhost-user", NULL, CONFIG_KIND_PATH, IN(config_net, vhost_user), .value = "SOCKET",
+      .help = "the socket of a vhost-user back end; implies the backend",
+      .example = "switch.sock" },
     { "forward", NULL, CONFIG_KIND_FORWARDS, IN(config_net, forwards),
       COUNT(config_net, forward_count), .max = 64,
       .value = "tcp|udp:[HOST:]PORT:[GUEST:]PORT",

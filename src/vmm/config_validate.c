@@ -19,6 +19,7 @@ enum {
         30,               /* slots of one PCI bus without the host bridge and one spare */
     DISK_SERIAL_MAX = 20, /* virtio 1.2, 5.2.6.1 */
     SHARE_TAG_MAX = 36,   /* virtio 1.2, 5.11.4 */
+    VHOST_USER_QUEUE_MAX = 1024, /* what back ends take */
 };
 
 struct validation {
@@ -98,6 +99,11 @@ static void validate_memory(struct validation *v)
         bad_value(v, "$.mergeable",
                   "the host merges only ordinary pages: \"hugepages\" excludes it");
     }
+    if (config->memory_options.mergeable && config_needs_shared_memory(config)) {
+        bad_value(v, "$.mergeable",
+                  "the host merges only private memory, and a share or a vhost-user "
+                  "device needs memory that it can map: take one of them out");
+    }
 }
 
 static void validate_cpus(struct validation *v)
@@ -129,12 +135,40 @@ static void validate_cpus(struct validation *v)
 
 /* ---- Devices ----------------------------------------------------------------- */
 
+/* What a vhost-user back end has, or says, is its own affair. */
+static void validate_disk_remote(struct validation *v, size_t i)
+{
+    const struct config_disk *disk = &v->config->disks[i];
+
+    if (disk->serial != NULL) {
+        bad_element(v, "disks", i, ".serial", "is the back end's to give");
+    }
+    if (disk->block_size != 512 || disk->physical_block_size != 512) {
+        bad_element(v, "disks", i,
+                    disk->block_size != 512 ? ".block_size" : ".physical_block_size",
+                    "is the back end's to give");
+    }
+    if (disk->poll) {
+        bad_element(v, "disks", i, ".poll", "is the back end's to do");
+    }
+    if (disk->queue_size > VHOST_USER_QUEUE_MAX) {
+        bad_element(v, "disks", i, ".queue_size",
+                    "is at most %d for vhost-user back ends", VHOST_USER_QUEUE_MAX);
+    }
+}
+
 static void validate_disk(struct validation *v, size_t i)
 {
     const struct config_disk *disk = &v->config->disks[i];
 
     if (disk->path == NULL || disk->path[0] == '\0') {
         bad_element(v, "disks", i, ".path", "is missing");
+    }
+    if (disk->vhost_user != NULL) {
+        bad_element(v, "disks", i, ".vhost-user", "and \"path\" exclude each other");
+    }
+    if (disk->backend == CONFIG_DISK_VHOST_USER) {
+        validate_disk_remote(v, i);
     }
     if (disk->serial != NULL && strlen(disk->serial) > DISK_SERIAL_MAX) {
         bad_element(v, "disks", i, ".serial", "is longer than %d bytes", DISK_SERIAL_MAX);
@@ -203,6 +237,9 @@ static void validate_net(struct validation *v, size_t i)
     if (net->backend == CONFIG_NET_VHOST_USER && net->path == NULL) {
         bad_element(v, "net", i, "", "the vhost-user backend needs \"path\"");
     }
+    if (net->vhost_user != NULL) {
+        bad_element(v, "net", i, ".vhost-user", "and \"path\" exclude each other");
+    }
     if (!socket && net->path != NULL) {
         bad_element(v, "net", i, ".path", "is for the unix and vhost-user backends");
     }
@@ -234,6 +271,10 @@ static void validate_share(struct validation *v, size_t i)
     }
     if ((share->path == NULL) == (share->socket == NULL)) {
         bad_element(v, "share", i, "", "needs \"path\" or \"socket\", not both");
+    }
+    if (share->readonly && share->socket != NULL) {
+        bad_element(v, "share", i, ".readonly",
+                    "is for \"path\": a running virtiofsd has its own options");
     }
     for (size_t j = 0; j < i; j++) {
         if (share->tag != NULL && v->config->shares[j].tag != NULL &&
@@ -379,7 +420,7 @@ int umbra_config_check_files(const struct umbra_config *config, struct umbra_err
         const struct config_disk *disk = &config->disks[i];
         bool writes = !disk->readonly && disk->overlay == CONFIG_OVERLAY_NONE;
 
-        if (disk->backend != CONFIG_DISK_NBD) {
+        if (disk->backend == CONFIG_DISK_FILE) {
             snprintf(key, sizeof(key), "$.disks[%zu].path", i);
             check_file(&v, disk->path, key, "disk", writes ? R_OK | W_OK : R_OK);
         }

@@ -79,6 +79,7 @@ static int machine_create_memory(struct machine *machine, struct umbra_error *er
     const gpa rom_end = BOARD_ROM_BASE + BOARD_ROM_SIZE;
     int ret;
 
+    options.shared = options.shared || config_needs_shared_memory(config);
     ret = guest_mem_create(&options, &machine->mem, error);
     for (unsigned i = 0; ret == 0 && i < machine->board.ram_count; i++) {
         const struct board_ram *ram = &machine->board.ram[i];

@@ -108,8 +108,7 @@ static int machine_open_disk(struct machine *machine, const struct config_disk *
         ret = disk_nbd_open(config->path, file.readonly, machine->log, disk, error);
         break;
     default:
-        return error_set(error, UMBRA_ERROR_CONFIG, ENOTSUP,
-                         "disk %s: this back end is not there", config->path);
+        return -EINVAL; /* not a disk that we open */
     }
     if (ret == 0 && config->overlay != CONFIG_OVERLAY_NONE) {
         ret = disk_overlay_open(
@@ -117,6 +116,22 @@ static int machine_open_disk(struct machine *machine, const struct config_disk *
             machine->log, disk, error);
     }
     return ret;
+}
+
+static int machine_add_remote_disk(struct machine *machine,
+                                   const struct config_disk *config, const char *id,
+                                   struct umbra_error *error)
+{
+    const struct vhost_user_blk_options options = { .id = id,
+                                                    .socket = config->path,
+                                                    .readonly = config->readonly,
+                                                    .queues = config->queues,
+                                                    .queue_size = config->queue_size,
+                                                    .patience_ms = config->reconnect_ms };
+    struct virtio_device *vdev;
+    int ret = vhost_user_blk_create(&machine->env, &options, &vdev, error);
+
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
 }
 
 static int machine_add_disk(struct machine *machine, unsigned index,
@@ -136,6 +151,9 @@ static int machine_add_disk(struct machine *machine, unsigned index,
 
     snprintf(id, sizeof(id), "disk%u", index);
     options.id = config->id != NULL ? config->id : id;
+    if (config->backend == CONFIG_DISK_VHOST_USER) {
+        return machine_add_remote_disk(machine, config, options.id, error);
+    }
     ret = machine_open_disk(machine, config, &disk, error);
     if (ret == 0) {
         ret = virtio_blk_create(&machine->env, &options, disk, &vdev, error);
@@ -250,6 +268,28 @@ static int machine_add_net(struct machine *machine, unsigned index,
     return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
 }
 
+/* ---- Shared folders ------------------------------------------------------------------- */
+
+static int machine_add_share(struct machine *machine, unsigned index,
+                             struct umbra_error *error)
+{
+    const struct config_share *config = &machine->config->shares[index];
+    struct virtio_fs_options options = { .tag = config->tag,
+                                         .path = config->path,
+                                         .socket = config->socket,
+                                         .readonly = config->readonly };
+    struct virtio_device *vdev;
+    char id[32];
+    int ret;
+
+    snprintf(id, sizeof(id), "share%u", index);
+    options.id = id;
+    ret = virtio_fs_create(&machine->env, &options, &vdev, error);
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
+}
+
+/* ---- The rest -------------------------------------------------------------------------- */
+
 static int machine_add_rng(struct machine *machine, struct umbra_error *error)
 {
     struct virtio_device *vdev;
@@ -329,32 +369,18 @@ static int machine_add_vsock(struct machine *machine, struct umbra_error *error)
     return ret;
 }
 
-/* What a config may ask for and this version cannot give is refused, never passed over. */
-static int machine_refuse_missing(const struct machine *machine,
-                                  struct umbra_error *error)
-{
-    const struct umbra_config *config = machine->config;
-    const char *what = config->share_count > 0 ? "a shared folder (\"share\")" : NULL;
-
-    if (what == NULL) {
-        return 0;
-    }
-    return error_set(
-        error, UMBRA_ERROR_CONFIG, ENOTSUP,
-        "the config asks for %s: this version of umbra has no such device yet; "
-        "take it out",
-        what);
-}
-
 int machine_create_virtio(struct machine *machine, struct umbra_error *error)
 {
-    int ret = machine_refuse_missing(machine, error);
+    int ret = 0;
 
     for (unsigned i = 0; ret == 0 && i < machine->config->disk_count; i++) {
         ret = machine_add_disk(machine, i, error);
     }
     for (unsigned i = 0; ret == 0 && i < machine->config->net_count; i++) {
         ret = machine_add_net(machine, i, error);
+    }
+    for (unsigned i = 0; ret == 0 && i < machine->config->share_count; i++) {
+        ret = machine_add_share(machine, i, error);
     }
     if (ret == 0 && machine->config->console_count > 0) {
         ret = machine_add_consoles(machine, error);
