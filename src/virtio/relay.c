@@ -193,6 +193,7 @@ void relay_attach(struct relay *relay, uint8_t *host, gpa base)
     relay->host = host;
     relay->base = base;
     relay->next_available = relay->next_used = 0;
+    memset(host, 0, table_offset(relay->size));
     for (unsigned i = 0; i < relay->size; i++) {
         if (relay->slots[i].busy) {
             busy[count++] = (uint16_t)i;

@@ -50,7 +50,7 @@ void relay_fini(struct relay *relay);
 /* Forget the requests in flight: the driver has. */
 void relay_forget(struct relay *relay);
 
-/* A new back end: its ring is at @host, which is zeroed and which it sees at @base.
+/* A new back end: its ring is at @host, which it sees at @base.
  * Everything in flight is in it again, in the order of submission. */
 void relay_attach(struct relay *relay, uint8_t *host, gpa base);
 void relay_detach(struct relay *relay);

@@ -3,6 +3,7 @@
 #include "virtio/vhost_user.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -91,12 +92,37 @@ static uint64_t vu_deadline(const struct vhost_user *vu)
     return clock_ns() + (uint64_t)vu->timeout_ms * 1000000;
 }
 
+/*
+ * Until an answer may be there, or the time is over, which receiving then finds. The back
+ * end may itself be waiting for an answer of ours before it gives one.
+ */
+static void vu_await(struct vhost_user *vu, uint64_t deadline)
+{
+    struct pollfd ready[2] = { { .fd = vu->fd, .events = POLLIN },
+                               { .fd = vu->backend_fd, .events = POLLIN } };
+
+    while (!vu->broken && ready[0].revents == 0) {
+        uint64_t now = clock_ns();
+
+        if (now >= deadline ||
+            poll(ready, 2, (int)((deadline - now) / 1000000 + 1)) == 0) {
+            return;
+        }
+        if (ready[0].revents == 0 && ready[1].revents != 0 &&
+            vhost_user_backend_request(vu) == 1) {
+            vu->config_changed = true;
+        }
+    }
+}
+
 /* The answer to @request: exactly @size bytes of payload (message->payload). */
 static int vu_answer(struct vhost_user *vu, uint32_t request, uint32_t size,
                      struct vhost_user_message *message, uint64_t deadline)
 {
-    int ret = vhost_user_receive(vu->fd, message, deadline);
+    int ret;
 
+    vu_await(vu, deadline);
+    ret = vu->broken ? -EPIPE : vhost_user_receive(vu->fd, message, deadline);
     if (ret != 0) {
         return vu_broken_by(vu, ret, request);
     }

@@ -36,8 +36,9 @@ struct vhost_user {
     uint64_t features; /* offered, with the bit for protocol features */
     uint64_t protocol; /* negotiated */
     unsigned queue_max;
-    bool broken;     /* nothing goes any more */
-    char fault[160]; /* why */
+    bool config_changed; /* the back end said so meanwhile */
+    bool broken;         /* nothing goes any more */
+    char fault[160];     /* why */
 };
 
 struct vhost_user_region {

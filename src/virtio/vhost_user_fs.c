@@ -47,14 +47,16 @@ static int fs_open(struct vhost_user_device *d, struct vhost_user **vu,
     if (fs->daemon == NULL) {
         return vhost_user_device_dial(d, vu, error);
     }
-    ret = virtiofsd_start(fs->daemon, &fd, error);
-    if (ret != 0) {
-        return ret;
-    }
-    ret = vhost_user_open(fd, d->name, d->kind->protocol, d->timeout_ms, vu, error);
-    if (ret != 0) {
-        virtiofsd_explain(fs->daemon, error);
-    }
+    do {
+        ret = virtiofsd_start(fs->daemon, &fd, error);
+        if (ret != 0) {
+            return ret;
+        }
+        ret = vhost_user_open(fd, d->name, d->kind->protocol, d->timeout_ms, vu, error);
+        if (ret != 0) {
+            virtiofsd_explain(fs->daemon, error);
+        }
+    } while (ret != 0 && virtiofsd_relax(fs->daemon, error));
     return ret;
 }
 

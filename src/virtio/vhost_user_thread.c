@@ -20,7 +20,6 @@
 #define MS UINT64_C(1000000)
 
 enum {
-    STOP_MS = 5000, /* how long a reset or a pause waits for requests in flight */
     RETRY_MS = 100, /* between attempts to connect */
     RETRY_LATE_MS = 1000,
     RETRY_EARLY_MS = 3000, /* how long attempts are frequent */
@@ -200,7 +199,7 @@ static bool queue_let_go(struct vhost_user_device *d, unsigned index)
         return true;
     }
     if (q->stop_by_ns == 0) {
-        q->stop_by_ns = now + STOP_MS * MS;
+        q->stop_by_ns = now + d->timeout_ms * MS;
     }
     if (d->kind->relay && q->relay.in_flight > 0) {
         if (now < q->stop_by_ns) {
@@ -307,6 +306,18 @@ static void device_refresh(struct vhost_user_device *d)
         d->config_pending = true;
     } else if (!d->vu->broken) {
         log_warning(d->device.env->log, "%s: %s", d->device.id, error.message);
+    }
+}
+
+/* What it said while it was asked something else. */
+static void device_look_back(struct vhost_user_device *d)
+{
+    if (d->vu != NULL && d->vu->config_changed) {
+        d->vu->config_changed = false;
+        device_refresh(d);
+        if (d->vu->broken) {
+            device_lost(d, d->vu->fault);
+        }
     }
 }
 
@@ -475,11 +486,11 @@ static void device_dispatch(struct vhost_user_device *d, const struct pollfd *po
             queue_kicked(d, i);
         }
     }
-    if (polls[2].revents != 0 && d->vu != NULL) {
-        device_heard(d, true);
-    }
     if (polls[1].revents != 0 && d->vu != NULL) {
         device_heard(d, false);
+    }
+    if (polls[2].revents != 0 && d->vu != NULL && d->vu == vu) {
+        device_heard(d, true);
     }
     if (polls[3].revents != 0) {
         d->kind->watch(d);
@@ -506,6 +517,7 @@ void *vhost_user_device_run(void *context)
 
         device_settle(d);
         device_write_config(d);
+        device_look_back(d);
         told = device_tell_driver(d);
         device_fill(d, d->polls);
         if (poll(d->polls, count, poll_timeout(device_deadline(d, !told))) > 0) {

@@ -33,7 +33,8 @@ struct virtiofsd {
     char id[32];
     char *path, *program;
     bool readonly;
-    bool modern; /* the one in Rust, whose options are others */
+    bool modern;  /* the one in Rust, whose options are others */
+    bool relaxed; /* only a changed root for a sandbox */
     const struct log *log;
     pid_t pid; /* 0: none */
     int pid_fd;
@@ -174,6 +175,21 @@ void virtiofsd_explain(struct virtiofsd *daemon, struct umbra_error *error)
     }
 }
 
+/*
+ * Namespaces are not to be had in many containers, nor from an initramfs. Root can do with
+ * less; who is not root has no business without.
+ */
+bool virtiofsd_relax(struct virtiofsd *daemon, const struct umbra_error *error)
+{
+    if (daemon->relaxed || geteuid() != 0) {
+        return false;
+    }
+    daemon->relaxed = true;
+    log_warning(daemon->log, "%s: %s; trying with chroot instead of namespaces",
+                daemon->id, error->message);
+    return true;
+}
+
 /* ---- Its start -------------------------------------------------------------------------------- */
 
 /* A listening socket and a connection that waits there, of which no name remains. */
@@ -264,13 +280,13 @@ static void daemon_arguments(const struct virtiofsd *daemon, struct daemon_args 
     if (daemon->modern) {
         add(a, "--shared-dir");
         add(a, daemon->path);
-        add(a, "--sandbox=namespace");
+        add(a, daemon->relaxed ? "--sandbox=chroot" : "--sandbox=namespace");
         add(a, "--xattr");
     } else {
         add(a, "-o");
         add_source(a, daemon->path);
         add(a, "-o");
-        add(a, "sandbox=namespace,xattr");
+        add(a, daemon->relaxed ? "sandbox=chroot,xattr" : "sandbox=namespace,xattr");
     }
     add(a, NULL);
 }

@@ -28,5 +28,8 @@ int virtiofsd_output_fd(const struct virtiofsd *daemon);
 void virtiofsd_output(struct virtiofsd *daemon);
 /* Its connection failed: say in @error what it said and how it ended. */
 void virtiofsd_explain(struct virtiofsd *daemon, struct umbra_error *error);
+/* It did not start, for the reason in @error: shall it be tried with less of a sandbox? Says
+ * so in the log. */
+bool virtiofsd_relax(struct virtiofsd *daemon, const struct umbra_error *error);
 
 #endif
