@@ -292,7 +292,7 @@ static void check_required(struct reader *reader, const struct config_table *tab
     struct config_place place = value_place(reader, node);
 
     for (size_t i = 0; i < table->count; i++) {
-        if (table->keys[i].required && !seen[i]) {
+        if (config_key_missing(table, i, seen)) {
             struct config_why why;
 
             config_refuse(&why, "the key \"%s\" is missing (%s)", table->keys[i].name,

@@ -64,7 +64,8 @@ static const struct config_key exit_keys[] = {
 static const struct config_table exit_table = TABLE(exit_keys);
 
 static const struct config_key disk_keys[] = {
-    { "path", NULL, CONFIG_KIND_PATH, IN(config_disk, path), .value = "FILE",
+    { "path", NULL, CONFIG_KIND_PATH, .required = true, .unless = "vhost-user",
+      IN(config_disk, path), .value = "FILE",
       .help = "image file, block device, NBD URI or vhost-user socket",
       .example = "root.img" },
     { "vhost-user", NULL, CONFIG_KIND_PATH, IN(config_disk, vhost_user),
@@ -456,6 +457,21 @@ static const struct config_key root_keys[] = {
 const struct config_table config_root = TABLE(root_keys);
 
 _Static_assert(ARRAY_SIZE(root_keys) <= CONFIG_KEYS_MAX, "raise CONFIG_KEYS_MAX");
+
+bool config_key_missing(const struct config_table *table, size_t index, const bool *given)
+{
+    const struct config_key *key = &table->keys[index];
+
+    if (!key->required || given[index]) {
+        return false;
+    }
+    for (size_t i = 0; key->unless != NULL && i < table->count; i++) {
+        if (given[i] && strcmp(table->keys[i].name, key->unless) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
 
 const struct config_key *config_key_find(const struct config_table *table,
                                          const char *name)

@@ -40,6 +40,7 @@ struct config_key {
     const char *option; /* the launcher's, without dashes; NULL inside tables */
     enum config_kind kind;
     bool required;            /* within its object */
+    const char *unless;       /* this other key is there instead */
     size_t offset, size;      /* of the member in the table's struct */
     size_t count_offset;      /* STRINGS, ENDS, FORWARDS, LIST */
     size_t count_size;        /* of the count member */
@@ -65,6 +66,10 @@ extern const struct config_table config_root;
 /* The key of that name or launcher option (root only); NULL when there is none. */
 const struct config_key *config_key_find(const struct config_table *table,
                                          const char *name);
+
+/* With @given for each key: is the @index'th required and not there? */
+bool config_key_missing(const struct config_table *table, size_t index,
+                        const bool *given);
 
 /* The key nearest to a mistyped @name, or NULL when none is near. */
 const char *config_key_suggest(const struct config_table *table, const char *name);

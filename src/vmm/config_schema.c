@@ -98,7 +98,8 @@ static json_t *kind_schema(const struct config_key *key)
 
 static json_t *object_schema(const struct config_table *table)
 {
-    json_t *properties = json_object(), *required = json_array();
+    json_t *properties = json_object(), *required = json_array(), *object;
+    json_t *either = json_array();
 
     for (size_t i = 0; i < table->count; i++) {
         const struct config_key *key = &table->keys[i];
@@ -106,12 +107,20 @@ static json_t *object_schema(const struct config_table *table)
 
         json_object_set_new(schema, "description", json_string(key->help));
         json_object_set_new(properties, key->name, schema);
-        if (key->required) {
+        if (key->unless != NULL) {
+            json_array_append_new(either, json_pack("{s:[s]}", "required", key->name));
+            json_array_append_new(either, json_pack("{s:[s]}", "required", key->unless));
+        } else if (key->required) {
             json_array_append_new(required, json_string(key->name));
         }
     }
-    return json_pack("{s:s, s:o, s:o, s:b}", "type", "object", "properties", properties,
-                     "required", required, "additionalProperties", 0);
+    object = json_pack("{s:s, s:o, s:o, s:b}", "type", "object", "properties", properties,
+                       "required", required, "additionalProperties", 0);
+    if (json_array_size(either) > 0) {
+        json_object_set(object, "anyOf", either);
+    }
+    json_decref(either);
+    return object;
 }
 
 char *umbra_config_schema(void)

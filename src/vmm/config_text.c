@@ -92,7 +92,7 @@ static int set_parts(const struct config_table *table, void *object, const char 
         }
     }
     for (size_t i = 0; i < table->count && rc == 0; i++) {
-        if (table->keys[i].required && !given[i]) {
+        if (config_key_missing(table, i, given)) {
             rc = config_refuse(why, "\"%s\" is missing (%s)", table->keys[i].name,
                                table->keys[i].help);
         }

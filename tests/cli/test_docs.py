@@ -26,7 +26,8 @@ class Docs(unittest.TestCase):
         keys = json.loads(run("schema", "--keys").stdout)
         options, file_format = read("docs/man/umbra.1"), read("docs/man/umbra.json.5")
         for key in keys:
-            self.assertIn(f'\\fB{key["name"]}\\fR', file_format)
+            name = key["name"].replace("-", "\\-")
+            self.assertIn(f'\\fB{name}\\fR', file_format)
             if key["option"]:
                 self.assertIn("\\-\\-" + key["option"].replace("-", "\\-"), options)
         for command in re.findall(r"^  ([a-z]+) ", run("--help").stdout, re.M):

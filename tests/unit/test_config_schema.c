@@ -44,14 +44,7 @@ static bool object_valid(const json_t *schema, json_t *value)
 {
     const json_t *properties = json_object_get(schema, "properties"), *member;
     const char *key;
-    size_t i;
 
-    json_array_foreach(json_object_get(schema, "required"), i, member)
-    {
-        if (json_object_get(value, json_string_value(member)) == NULL) {
-            return false;
-        }
-    }
     assert_true(json_is_false(json_object_get(schema, "additionalProperties")));
     for (void *at = json_object_iter(value); at != NULL;
          at = json_object_iter_next(value, at)) {
@@ -122,6 +115,20 @@ static bool enum_valid(const json_t *names, json_t *value)
     return names == NULL;
 }
 
+static bool has_required(const json_t *names, json_t *value)
+{
+    const json_t *name;
+    size_t i;
+
+    json_array_foreach(names, i, name)
+    {
+        if (json_object_get(value, json_string_value(name)) == NULL) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool valid(const json_t *schema, json_t *value)
 {
     const char *type = json_string_value(json_object_get(schema, "type"));
@@ -131,6 +138,7 @@ static bool valid(const json_t *schema, json_t *value)
     if ((type != NULL && !type_matches(type, value)) ||
         (any != NULL && !any_valid(any, value)) ||
         !enum_valid(json_object_get(schema, "enum"), value) ||
+        !has_required(json_object_get(schema, "required"), value) ||
         !bounds_valid(schema, value)) {
         return false;
     }
@@ -351,6 +359,7 @@ static void test_edges(void **state)
         { "{\"vsock\": {\"cid\": 2, \"path\": \"x\"}}", false },
         { "{\"vsock\": {}}", false },
         { "{\"disks\": [{}]}", false },
+        { "{\"disks\": [{\"vhost-user\": \"a.sock\"}]}", true },
         { "{\"disks\": [\"x\"]}", false },
         { "[]", false },
         { "{}", true },
