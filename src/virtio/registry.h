@@ -52,7 +52,6 @@ int virtio_net_set_link(struct virtio_device *device, bool up, struct umbra_erro
 int virtio_rng_create(const struct device_env *env, const char *id, uint64_t rate,
                       struct virtio_device **device, struct umbra_error *error);
 
-<<<<<<< HEAD
 struct virtio_balloon_options {
     const char *id;
     uint64_t target;     /* bytes to have in the balloon */
@@ -72,7 +71,6 @@ int virtio_balloon_get_stats(struct virtio_device *device,
                              struct umbra_error *error);
 /* Of an enum umbra_balloon_stat, as in JSON; NULL outside. */
 const char *virtio_balloon_stat_name(unsigned stat);
-=======
 struct vhost_user_blk_options {
     const char *id, *socket;
     bool readonly;        /* the back end must be */
@@ -96,7 +94,6 @@ struct virtio_fs_options {
 int virtio_fs_create(const struct device_env *env,
                      const struct virtio_fs_options *options,
                      struct virtio_device **device, struct umbra_error *error);
->>>>>>> 06d394b (vhost-user front end: disks and shared folders that other processes serve)
 
 struct virtio_console_port {
     const char *name; /* /dev/virtio-ports/NAME in a Linux guest */
