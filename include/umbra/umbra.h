@@ -149,7 +149,14 @@ struct umbra_outcome {
     char report[16384];      /**< registers, disassembly, ...; empty after a clean end */
 };
 
-/** Create a VM: opens /dev/kvm, maps memory, loads the kernel. It does not run yet. */
+/**
+ * Create a VM: opens /dev/kvm, maps memory, loads the kernel. It does not run yet.
+ *
+ * It belongs to the calling process. A process forked off it inherits descriptors (all are
+ * closed by exec) but neither guest memory nor threads; there every call on the VM fails with
+ * -EPERM (umbra_vm_destroy() does nothing), and the VM goes on in its own process. Such a
+ * child may exec, _exit, or make VMs of its own.
+ */
 UMBRA_API int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **vm,
                               struct umbra_error *error);
 

@@ -272,6 +272,7 @@ int loop_create(const struct log *log, struct loop **loop, struct umbra_error *e
                            "cannot create an io_uring (is it forbidden, as by sysctl "
                            "kernel.io_uring_disabled or a container's seccomp filter?)");
     }
+    io_uring_ring_dontfork(&new->ring);
     pthread_mutex_init(&new->mutex, NULL);
     pthread_cond_init(&new->settled, NULL);
     new->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

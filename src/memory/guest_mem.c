@@ -217,6 +217,8 @@ static int region_advise(const struct guest_mem *mem, const struct guest_region 
                            region->size / MIB);
     }
     madvise(region->host, region->size, MADV_DONTDUMP);
+    /* A process forked off has no VM; nor is its fork to make the guest's pages shared. */
+    madvise(region->host, region->size, MADV_DONTFORK);
     madvise(region->host, region->size,
             MADV_DONTFORK); /* no copy-on-write for children */
     return 0;

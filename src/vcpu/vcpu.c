@@ -64,6 +64,7 @@ static int vcpu_create(struct vcpu_set *set, unsigned index, struct umbra_error 
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot map the run structure of vCPU %u", index);
     }
+    madvise(vcpu->run, set->options.run_size, MADV_DONTFORK);
     vcpu->stats_fd = kvm_stats_open(vcpu->fd);
     vcpu->stats = calloc(1, sizeof(*vcpu->stats));
     if (vcpu->stats == NULL) {

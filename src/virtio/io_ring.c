@@ -28,6 +28,9 @@ int io_ring_init(struct io_ring *ring, unsigned entries)
                                 flags[i] | IORING_SETUP_R_DISABLED | IORING_SETUP_CLAMP);
     }
     ring->open = ret == 0;
+    if (ring->open) {
+        io_uring_ring_dontfork(&ring->uring);
+    }
     return ret;
 }
 

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <unistd.h>
 
 #include "base/error.h"
+#include "vmm/vm.h"
 
 static _Thread_local struct callback_frame *callback_innermost;
 
@@ -30,13 +32,27 @@ bool callback_inside(const struct umbra_vm *vm)
     return frame != NULL;
 }
 
+int callback_foreign(const struct umbra_vm *vm, const char *call,
+                     struct umbra_error *error)
+{
+    return vm->owner == getpid()
+               ? 0
+               : error_set(error, UMBRA_ERROR_STATE, EPERM,
+                           "%s: the VM belongs to process %d, of which this one is a "
+                           "fork (see umbra_vm_create())",
+                           call, (int)vm->owner);
+}
+
 int callback_refuse(const struct umbra_vm *vm, const char *call,
                     struct umbra_error *error)
 {
-    return callback_inside(vm)
-               ? error_set(error, UMBRA_ERROR_STATE, EDEADLK,
-                           "%s: not from inside a callback of this VM: it would wait for "
-                           "itself (do it on another thread)",
-                           call)
-               : 0;
+    int ret = callback_foreign(vm, call, error);
+
+    if (ret == 0 && callback_inside(vm)) {
+        ret = error_set(error, UMBRA_ERROR_STATE, EDEADLK,
+                        "%s: not from inside a callback of this VM: it would wait for "
+                        "itself (do it on another thread)",
+                        call);
+    }
+    return ret;
 }

@@ -20,10 +20,17 @@ struct callback_frame {
 void callback_enter(struct callback_frame *frame, const struct umbra_vm *vm);
 void callback_leave(struct callback_frame *frame);
 
+/*
+ * 0, or -EPERM with @error about @call in a process that was forked off the VM's: KVM, the
+ * guest's memory and the VM's threads are not there.
+ */
+int callback_foreign(const struct umbra_vm *vm, const char *call,
+                     struct umbra_error *error);
+
 /* Is the calling thread inside a callback of @vm? */
 bool callback_inside(const struct umbra_vm *vm);
 
-/* 0, or inside a callback of @vm -EDEADLK with @error about @call. */
+/* 0, or inside a callback of @vm -EDEADLK with @error about @call; foreign as above. */
 int callback_refuse(const struct umbra_vm *vm, const char *call,
                     struct umbra_error *error);
 

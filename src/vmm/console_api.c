@@ -45,6 +45,9 @@ int umbra_console_find(struct umbra_vm *vm, const char *name, unsigned *port,
     unsigned count = 0;
     const char *near;
 
+    if (callback_foreign(vm, "umbra_console_find", error) != 0) {
+        return -EPERM;
+    }
     for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         if (vm_console(vm, i) == NULL) {
             continue;
@@ -67,7 +70,11 @@ int umbra_console_set_output(struct umbra_vm *vm, unsigned port, umbra_console_f
                              void *context)
 {
     struct console *console = vm_console(vm, port);
+    int ret = callback_refuse(vm, "umbra_console_set_output", NULL);
 
+    if (ret != 0) {
+        return ret;
+    }
     if (console == NULL || vm_state(vm) != VM_CREATED) {
         return -EINVAL;
     }
@@ -132,5 +139,7 @@ char *umbra_console_transcript(struct umbra_vm *vm, unsigned port, size_t *lengt
 {
     struct console *console = vm_console(vm, port);
 
-    return console != NULL ? console_transcript(console, length) : NULL;
+    return console != NULL && callback_foreign(vm, "umbra_console_transcript", NULL) == 0
+               ? console_transcript(console, length)
+               : NULL;
 }

@@ -263,6 +263,11 @@ int umbra_fault_add(struct umbra_vm *vm, const struct umbra_fault *fault, uint32
 
 int umbra_fault_remove(struct umbra_vm *vm, uint32_t id, struct umbra_error *error)
 {
+    int ret = callback_foreign(vm, "umbra_fault_remove", error);
+
+    if (ret != 0) {
+        return ret;
+    }
     return faults_remove(vm->machine.faults, id) == 0
                ? 0
                : error_set(error, UMBRA_ERROR_USAGE, ENOENT,
@@ -274,10 +279,10 @@ int umbra_fault_event_at(struct umbra_vm *vm, uint64_t index,
 {
     struct umbra_fault_event whole;
     uint32_t size = event->size;
-    int ret;
+    int ret = callback_foreign(vm, "umbra_fault_event_at", NULL);
 
-    if (size < sizeof(size)) {
-        return -EINVAL;
+    if (ret != 0 || size < sizeof(size)) {
+        return ret != 0 ? ret : -EINVAL;
     }
     ret = faults_event_at(vm->machine.faults, index, &whole);
     if (ret == 0) {

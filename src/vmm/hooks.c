@@ -365,41 +365,50 @@ static const struct device_ops embedder_ops = {
     .destroy = embedder_destroy,
 };
 
+static int device_add_failed(const struct umbra_device *callbacks, int ret)
+{
+    if (callbacks->size >= sizeof(*callbacks) && callbacks->destroy != NULL) {
+        callbacks->destroy(callbacks->context);
+    }
+    return ret;
+}
+
 int umbra_device_add(struct umbra_vm *vm, const struct umbra_device *callbacks,
                      struct umbra_error *error)
 {
-    struct board_device place = { .kind = BOARD_OTHER,
-                                  .space = callbacks->mmio ? BOARD_MMIO : BOARD_PIO,
-                                  .base = callbacks->base,
-                                  .size = callbacks->length,
-                                  .gsi = -1 };
     struct embedder_device *embedder;
+    struct board_device place;
     int ret;
 
     if (callbacks->size < sizeof(*callbacks) || callbacks->name == NULL ||
         callbacks->length == 0 || callbacks->base + callbacks->length < callbacks->base) {
-        return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
-                         "umbra_device_add: size, name, base and length must be given");
-    }
-    embedder = calloc(1, sizeof(*embedder));
-    if (embedder == NULL) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "umbra_device_add");
+        ret = error_set(error, UMBRA_ERROR_USAGE, EINVAL,
+                        "umbra_device_add: size, name, base and length must be given");
+        return device_add_failed(callbacks, ret);
     }
     ret = vm_enter(vm, "umbra_device_add", error);
     if (ret != 0) {
-        free(embedder);
-        return ret;
+        return device_add_failed(callbacks, ret);
     }
-    if (vm_state(vm) != VM_CREATED) {
-        free(embedder);
-        ret = error_set(error, UMBRA_ERROR_STATE, EBUSY,
-                        "umbra_device_add: devices are added before umbra_vm_start()");
-    } else {
+    embedder = vm_state(vm) == VM_CREATED ? calloc(1, sizeof(*embedder)) : NULL;
+    if (embedder != NULL) {
         embedder->callbacks = *callbacks;
         embedder->vm = vm;
+        place = (struct board_device){ .kind = BOARD_OTHER,
+                                       .space = callbacks->mmio ? BOARD_MMIO : BOARD_PIO,
+                                       .base = callbacks->base,
+                                       .size = callbacks->length,
+                                       .gsi = -1 };
         device_init(&embedder->device, &embedder_ops, &vm->machine.env, callbacks->name);
         ret = machine_place(&vm->machine, &embedder->device, &place, error);
+    } else if (vm_state(vm) != VM_CREATED) {
+        ret = error_set(error, UMBRA_ERROR_STATE, EBUSY,
+                        "umbra_device_add: devices are added before umbra_vm_start()");
+        device_add_failed(callbacks, ret);
+    } else {
+        ret = error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "umbra_device_add");
+        device_add_failed(callbacks, ret);
     }
-    pthread_mutex_unlock(&vm->control);
+    vm_leave(vm);
     return ret;
 }

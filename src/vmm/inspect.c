@@ -15,8 +15,12 @@ enum { PAGE_BYTES = 4096 };
 int umbra_memory_read(struct umbra_vm *vm, uint64_t address, void *buffer, size_t length,
                       struct umbra_error *error)
 {
-    int ret = guest_mem_read(vm->machine.mem, address, buffer, length);
+    int ret = callback_foreign(vm, "umbra_memory_read", error);
 
+    if (ret != 0) {
+        return ret;
+    }
+    ret = guest_mem_read(vm->machine.mem, address, buffer, length);
     return ret < 0 ? error_set(error, UMBRA_ERROR_USAGE, -ret,
                                "read of %zu bytes at GPA 0x%" PRIx64
                                ": not all of it is memory",
@@ -27,8 +31,12 @@ int umbra_memory_read(struct umbra_vm *vm, uint64_t address, void *buffer, size_
 int umbra_memory_write(struct umbra_vm *vm, uint64_t address, const void *buffer,
                        size_t length, struct umbra_error *error)
 {
-    int ret = guest_mem_write(vm->machine.mem, address, buffer, length);
+    int ret = callback_foreign(vm, "umbra_memory_write", error);
 
+    if (ret != 0) {
+        return ret;
+    }
+    ret = guest_mem_write(vm->machine.mem, address, buffer, length);
     return ret < 0 ? error_set(error, UMBRA_ERROR_USAGE, -ret,
                                "write of %zu bytes at GPA 0x%" PRIx64
                                ": not all of it is RAM",
@@ -36,22 +44,25 @@ int umbra_memory_write(struct umbra_vm *vm, uint64_t address, const void *buffer
                    : 0;
 }
 
-struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
-                           struct umbra_error *error)
+int inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
+                  struct vcpu **vcpu, struct umbra_error *error)
 {
-    if (vm_enter(vm, call, error) != 0) {
-        return NULL;
+    int ret = vm_enter(vm, call, error);
+
+    if (ret != 0) {
+        return ret;
     }
     if (index >= vm->machine.vcpus->options.count) {
-        error_set(error, UMBRA_ERROR_USAGE, EINVAL, "%s: vCPU %u of %u", call, index,
-                  vm->machine.vcpus->options.count);
+        ret = error_set(error, UMBRA_ERROR_USAGE, EINVAL, "%s: vCPU %u of %u", call,
+                        index, vm->machine.vcpus->options.count);
     } else if (vm_state(vm) == VM_RUNNING) {
-        error_set(error, UMBRA_ERROR_STATE, EBUSY, "%s: pause the VM first", call);
+        ret = error_set(error, UMBRA_ERROR_STATE, EBUSY, "%s: pause the VM first", call);
     } else {
-        return &vm->machine.vcpus->vcpus[index];
+        *vcpu = &vm->machine.vcpus->vcpus[index];
+        return 0;
     }
-    pthread_mutex_unlock(&vm->control);
-    return NULL;
+    vm_leave(vm);
+    return ret;
 }
 
 void inspect_end(struct umbra_vm *vm)
@@ -72,11 +83,11 @@ static int inspect_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *address,
 int umbra_translate(struct umbra_vm *vm, unsigned index, uint64_t gva, uint64_t *address,
                     struct umbra_error *error)
 {
-    struct vcpu *vcpu = inspect_begin(vm, index, "umbra_translate", error);
-    int ret;
+    struct vcpu *vcpu;
+    int ret = inspect_begin(vm, index, "umbra_translate", &vcpu, error);
 
-    if (vcpu == NULL) {
-        return -EINVAL;
+    if (ret < 0) {
+        return ret;
     }
     ret = inspect_translate(vcpu, gva, address, error);
     inspect_end(vm);
@@ -124,11 +135,11 @@ static int inspect_virtual(struct umbra_vm *vm, struct vcpu *vcpu, uint64_t gva,
 int umbra_memory_read_virtual(struct umbra_vm *vm, unsigned index, uint64_t gva,
                               void *buffer, size_t length, struct umbra_error *error)
 {
-    struct vcpu *vcpu = inspect_begin(vm, index, "umbra_memory_read_virtual", error);
-    int ret;
+    struct vcpu *vcpu;
+    int ret = inspect_begin(vm, index, "umbra_memory_read_virtual", &vcpu, error);
 
-    if (vcpu == NULL) {
-        return -EINVAL;
+    if (ret < 0) {
+        return ret;
     }
     ret = inspect_virtual(vm, vcpu, gva, buffer, length, false, error);
     inspect_end(vm);
@@ -139,11 +150,11 @@ int umbra_memory_write_virtual(struct umbra_vm *vm, unsigned index, uint64_t gva
                                const void *buffer, size_t length,
                                struct umbra_error *error)
 {
-    struct vcpu *vcpu = inspect_begin(vm, index, "umbra_memory_write_virtual", error);
-    int ret;
+    struct vcpu *vcpu;
+    int ret = inspect_begin(vm, index, "umbra_memory_write_virtual", &vcpu, error);
 
-    if (vcpu == NULL) {
-        return -EINVAL;
+    if (ret < 0) {
+        return ret;
     }
     /* inspect_virtual() only reads from the buffer when it writes to the guest. */
     ret =
@@ -279,8 +290,8 @@ int umbra_registers_get(struct umbra_vm *vm, unsigned index,
     if (state == NULL) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "umbra_registers_get");
     }
-    vcpu = inspect_begin(vm, index, "umbra_registers_get", error);
-    if (vcpu != NULL) {
+    ret = inspect_begin(vm, index, "umbra_registers_get", &vcpu, error);
+    if (ret == 0) {
         ret = vcpu_state_get(vcpu, REGISTER_PARTS, state, error);
         inspect_end(vm);
     }
@@ -313,8 +324,8 @@ int umbra_registers_set(struct umbra_vm *vm, unsigned index,
     if (state == NULL) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "umbra_registers_set");
     }
-    vcpu = inspect_begin(vm, index, "umbra_registers_set", error);
-    if (vcpu != NULL) {
+    ret = inspect_begin(vm, index, "umbra_registers_set", &vcpu, error);
+    if (ret == 0) {
         ret = vcpu_state_get(vcpu, REGISTER_PARTS, state, error);
         if (ret == 0) {
             registers_from_public(registers, state);
@@ -331,6 +342,11 @@ int umbra_registers_set(struct umbra_vm *vm, unsigned index,
 int umbra_inject_irq(struct umbra_vm *vm, unsigned gsi, bool level,
                      struct umbra_error *error)
 {
+    int ret = callback_foreign(vm, "umbra_inject_irq", error);
+
+    if (ret != 0) {
+        return ret;
+    }
     if (gsi >= IRQ_GSI_COUNT) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_inject_irq: pin %u of %d", gsi, IRQ_GSI_COUNT);
@@ -344,8 +360,12 @@ int umbra_inject_irq(struct umbra_vm *vm, unsigned gsi, bool level,
 int umbra_inject_msi(struct umbra_vm *vm, uint64_t address, uint32_t data,
                      struct umbra_error *error)
 {
-    int ret = irq_send_msi(&vm->machine.kvm.irqs, address, data);
+    int ret = callback_foreign(vm, "umbra_inject_msi", error);
 
+    if (ret != 0) {
+        return ret;
+    }
+    ret = irq_send_msi(&vm->machine.kvm.irqs, address, data);
     return ret < 0 ? error_errno(error, UMBRA_ERROR_INTERNAL, -ret,
                                  "KVM refused the MSI 0x%" PRIx64 "/0x%" PRIx32, address,
                                  data)

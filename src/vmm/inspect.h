@@ -8,10 +8,10 @@
 #include "memory/guest_mem.h"
 #include "vcpu/vcpu.h"
 
-/* vCPU @index, with control taken, when it may be looked at; NULL and an error (that names
- * @call) otherwise. */
-struct vcpu *inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
-                           struct umbra_error *error);
+/* vCPU @index, with control taken, when it may be looked at; 0 or -errno with an error that
+ * names @call. */
+int inspect_begin(struct umbra_vm *vm, unsigned index, const char *call,
+                  struct vcpu **vcpu, struct umbra_error *error);
 void inspect_end(struct umbra_vm *vm);
 
 /* umbra_paging_get() for who holds control. */

@@ -11,6 +11,11 @@
 static int live_device(struct umbra_vm *vm, const char *name,
                        struct virtio_device **device, struct umbra_error *error)
 {
+    int ret = callback_refuse(vm, "a change of a device", error);
+
+    if (ret != 0) {
+        return ret;
+    }
     if (name == NULL) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL, "a device must be named");
     }

@@ -25,6 +25,9 @@ int umbra_memory_range_at(struct umbra_vm *vm, size_t index,
     size_t count;
 
     regions = guest_mem_regions(vm->machine.mem, &count);
+    if (callback_foreign(vm, "umbra_memory_range_at", NULL) != 0) {
+        return -EPERM;
+    }
     if (index >= count) {
         return -ENOENT;
     }
@@ -43,6 +46,9 @@ int umbra_memory_find(struct umbra_vm *vm, unsigned offset, const void *bytes,
     size_t region_count;
 
     *count = 0;
+    if (callback_foreign(vm, "umbra_memory_find", error) != 0) {
+        return -EPERM;
+    }
     if (length == 0 || length > PAGE_BYTES || offset > PAGE_BYTES - length) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_memory_find: %zu bytes at offset %u are not in a page",
@@ -123,11 +129,11 @@ int umbra_paging_get(struct umbra_vm *vm, unsigned index, struct umbra_paging *p
                      struct umbra_error *error)
 {
     struct umbra_paging full = { .size = paging->size };
-    struct vcpu *vcpu = inspect_begin(vm, index, "umbra_paging_get", error);
-    int ret;
+    struct vcpu *vcpu;
+    int ret = inspect_begin(vm, index, "umbra_paging_get", &vcpu, error);
 
-    if (vcpu == NULL) {
-        return -EINVAL;
+    if (ret < 0) {
+        return ret;
     }
     ret = inspect_paging(vm, vcpu, &full, error);
     inspect_end(vm);
@@ -181,11 +187,11 @@ int umbra_translate_list(struct umbra_vm *vm, unsigned index, uint64_t cr3,
                          const uint64_t *gva, uint64_t *gpas, size_t count,
                          struct umbra_error *error)
 {
-    struct vcpu *vcpu = inspect_begin(vm, index, "umbra_translate_list", error);
-    int ret;
+    struct vcpu *vcpu;
+    int ret = inspect_begin(vm, index, "umbra_translate_list", &vcpu, error);
 
-    if (vcpu == NULL) {
-        return -EINVAL;
+    if (ret < 0) {
+        return ret;
     }
     ret = paging_translate(vcpu, cr3, gva, gpas, count, error);
     inspect_end(vm);

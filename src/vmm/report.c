@@ -207,6 +207,9 @@ char *umbra_vm_report(struct umbra_vm *vm, struct umbra_error *error)
     enum vm_state state;
     struct text text;
 
+    if (callback_refuse(vm, "umbra_vm_report", error) != 0) {
+        return NULL;
+    }
     if (text_grown(&text) < 0) {
         error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "umbra_vm_report");
         return NULL;

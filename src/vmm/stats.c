@@ -159,7 +159,7 @@ char *umbra_vm_stats_json(struct umbra_vm *vm)
     json_t *json, *vcpus;
     char *text;
 
-    if (callback_inside(vm)) {
+    if (callback_refuse(vm, "umbra_vm_stats_json", NULL) != 0) {
         return NULL; /* a device is locked */
     }
     json = json_object();
@@ -232,7 +232,11 @@ int umbra_vm_exits(struct umbra_vm *vm, umbra_exit_fn fn, void *context,
                    struct umbra_error *error)
 {
     double tick_ns = stats_tick_ns(vm);
+    int ret = callback_foreign(vm, "umbra_vm_exits", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     if (fn == NULL) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_vm_exits: fn must be given");
@@ -246,8 +250,12 @@ int umbra_vm_exits(struct umbra_vm *vm, umbra_exit_fn fn, void *context,
 int umbra_vm_kvm_stats(struct umbra_vm *vm, int vcpu, umbra_kvm_stat_fn fn, void *context,
                        struct umbra_error *error)
 {
-    int count = (int)vm->machine.vcpus->options.count, fd, ret;
+    int count = (int)vm->machine.vcpus->options.count, fd;
+    int ret = callback_foreign(vm, "umbra_vm_kvm_stats", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     if (fn == NULL || vcpu < -1 || vcpu >= count) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "umbra_vm_kvm_stats: fn must be given, and vCPU %d is not below "

@@ -26,6 +26,10 @@ int umbra_stream_open(struct umbra_vm *vm, int fd, struct umbra_stream **stream,
     int type;
 
     *stream = NULL;
+    if (vm != NULL && callback_foreign(vm, "umbra_stream_open", error) != 0) {
+        close(fd);
+        return -EPERM;
+    }
     if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) != 0 || type != SOCK_STREAM) {
         close(fd);
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,

@@ -132,8 +132,12 @@ int umbra_symbols_load(struct umbra_vm *vm, const char *path, uint64_t slide,
                        struct umbra_error *error)
 {
     struct symbol_file *file;
-    int ret = symbol_file_read(path, &file, error);
+    int ret = callback_foreign(vm, "umbra_symbols_load", error);
 
+    if (ret < 0) {
+        return ret;
+    }
+    ret = symbol_file_read(path, &file, error);
     if (ret < 0) {
         error_prefix(error, "symbols '%s'", path);
         return ret;
@@ -226,9 +230,12 @@ int umbra_symbol_lookup(struct umbra_vm *vm, const char *text,
     const struct symbol *found = NULL;
     struct symbol_file *file;
     bool any = false;
-    uint64_t offset;
-    int ret = symbol_expression(text, name, &offset, error);
+    uint64_t offset = 0;
+    int ret = callback_foreign(vm, "umbra_symbol_lookup", error);
 
+    if (ret == 0) {
+        ret = symbol_expression(text, name, &offset, error);
+    }
     if (ret < 0) {
         return ret;
     }
@@ -259,6 +266,9 @@ int umbra_symbol_at(struct umbra_vm *vm, uint64_t gva, struct umbra_symbol *symb
     const struct symbol *found;
     struct symbol_file *file;
 
+    if (callback_foreign(vm, "umbra_symbol_at", error) != 0) {
+        return -EPERM;
+    }
     pthread_mutex_lock(&vm->symbols.lock);
     symbols_need_kernel(vm);
     found = symbols_at(vm, gva, &file);

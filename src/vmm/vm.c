@@ -185,6 +185,7 @@ int umbra_vm_create(const struct umbra_config *config, struct umbra_vm **out,
     if (vm == NULL) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "cannot allocate a VM");
     }
+    vm->owner = getpid();
     pthread_mutex_init(&vm->control, NULL);
     hooks_init(&vm->hooks);
     symbols_init(&vm->symbols);
@@ -435,7 +436,11 @@ int umbra_vm_power_button(struct umbra_vm *vm, struct umbra_error *error)
 int umbra_vm_stop(struct umbra_vm *vm, const char *reason, struct umbra_error *error)
 {
     struct vm_end end = { .kind = UMBRA_OUTCOME_STOPPED, .vcpu = UINT32_MAX };
+    int ret = callback_foreign(vm, "umbra_vm_stop", error);
 
+    if (ret != 0) {
+        return ret;
+    }
     snprintf(end.reason, sizeof(end.reason), "%s",
              reason != NULL ? reason : "stopped by the host");
     if (vm_state(vm) == VM_CREATED) {
@@ -487,6 +492,9 @@ void umbra_vm_destroy(struct umbra_vm *vm)
 
     if (vm == NULL) {
         return;
+    }
+    if (callback_foreign(vm, "umbra_vm_destroy", NULL) != 0) {
+        return; /* nothing of it is this process's to release */
     }
     if (callback_inside(vm)) {
         log_error(vm->machine.log, "umbra_vm_destroy: not from inside a callback of this "

@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <umbra/umbra.h>
 
@@ -42,6 +43,7 @@ struct vm_output { /* the embedder's callback for a console */
 
 struct umbra_vm {
     struct umbra_config *config;
+    pid_t owner; /* the process that made it */
     struct machine machine;
     struct hooks hooks;
     struct vm_output outputs[MACHINE_CONSOLES];
