@@ -20,6 +20,7 @@ static const struct verb {
     { "crossover", "table updates per TLB miss at which shadow loses to nested",
       mmu_command_crossover },
     { "inspect", "the address spaces of a running guest or a core", mmu_command_inspect },
+    { "record", "a log of a guest's page tables over time", mmu_command_record },
     { "costs", "print the parameters of the models as a file", mmu_command_costs },
 };
 
@@ -29,7 +30,8 @@ static int print_help(void)
 {
     puts(
         "Usage: umbra mmu VERB [options]\n\nShadow paging and nested paging in software: "
-        "what each costs, on the same workload.\nOnly inspect needs KVM.\n\nVerbs:");
+        "what each costs, on the same workload.\nOnly inspect and record need "
+        "KVM.\n\nVerbs:");
     for (unsigned i = 0; i < VERB_COUNT; i++) {
         printf("  %-10s %s\n", verbs[i].name, verbs[i].summary);
     }

@@ -9,6 +9,7 @@ int mmu_command_run(int argc, char **argv);
 int mmu_command_generate(int argc, char **argv);
 int mmu_command_crossover(int argc, char **argv);
 int mmu_command_inspect(int argc, char **argv);
+int mmu_command_record(int argc, char **argv);
 int mmu_command_costs(int argc, char **argv);
 
 #endif
