@@ -28,7 +28,7 @@
 enum {
     PTLOG_VERSION = 1,
     PTLOG_CPUS = 64,
-    PTLOG_RANGES = 32,
+    PTLOG_RANGES = 16,
     PTLOG_TABLES = 65536, /* different ones in a log: 256 MiB */
 };
 

@@ -213,8 +213,8 @@ int sim_run(struct sim_machine *machine, const struct sim_event *events, unsigne
 
 /* ---- Results --------------------------------------------------------------------------- */
 
-static uint64_t shadow_cycles(const struct cost_model *cost, const uint64_t *count,
-                              uint64_t *exits)
+uint64_t sim_shadow_cycles(const struct cost_model *cost, const uint64_t *count,
+                           uint64_t *exits)
 {
     const uint32_t handler[SHADOW_EXITS] = {
         [SHADOW_EXIT_TRUE_FAULT] = cost->reflect,
@@ -272,7 +272,8 @@ void sim_result(const struct sim_machine *machine, struct sim_result *result)
         count->nested_violations * (uint64_t)(cost->vm_exit + cost->fill);
     if (machine->shadow != NULL) {
         result->shadow = *shadow_stats(machine->shadow);
-        count->cycles_exit += shadow_cycles(cost, result->shadow.count, &result->exits);
+        count->cycles_exit +=
+            sim_shadow_cycles(cost, result->shadow.count, &result->exits);
     }
     result->cycles = count->cycles_access + count->cycles_walk + count->cycles_guest +
                      count->cycles_exit;

@@ -93,6 +93,11 @@ struct sim_result {
     uint64_t cycles;
 };
 
+/* Cycles of the exits and of the work that @count (SHADOW_EVENTS of them) tells of; the exits
+ * are added to *@exits. */
+uint64_t sim_shadow_cycles(const struct cost_model *cost, const uint64_t *count,
+                           uint64_t *exits);
+
 struct sim_machine;
 
 int sim_create(const struct sim_config *config, enum sim_kind kind,

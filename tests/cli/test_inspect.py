@@ -106,6 +106,24 @@ class Inspect(unittest.TestCase):
             with open(path, "r+b") as out:
                 out.write(head[:4096])
 
+    def test_record(self):
+        log = os.path.join(self.folder, "log")
+        result = run("mmu", "record", *GUEST, "--every", "20", "--until", "ready",
+                     "--output", log)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("stops over", result.stderr)
+        report = run("mmu", "run", "--log", log, "--json")
+        self.assertEqual(report.returncode, 0, report.stderr)
+        stores = {c["table_stores"] for c in json.loads(report.stdout)["configurations"]}
+        self.assertEqual(len(stores), 1)
+        self.assertGreaterEqual(min(stores), 2048)  # all that this guest maps, 2 MiB each
+        # To the guest's end.
+        result = run("mmu", "record", "--kernel", os.path.join(os.environ["UMBRA_GUESTS"],
+                     "exit.elf"), "--append", "value=7", "--output", log)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("the run ended", result.stderr)
+        self.assertEqual(run("mmu", "run", "--log", log).returncode, 0)
+
     def test_usage(self):
         for arguments in ([], ["a", "b"], ["a", "--core", "b"], ["a", "--check", "x"],
                           [*GUEST, "--host-pages", "3K"]):

@@ -8,7 +8,7 @@ import tempfile
 import unittest
 import xml.etree.ElementTree
 
-from launcher import main, run
+from launcher import SOURCE, main, run
 
 
 class Mmu(unittest.TestCase):
@@ -29,7 +29,7 @@ class Mmu(unittest.TestCase):
 
     def test_help(self):
         for verb in ([], ["walk"], ["explain"], ["run"], ["generate"], ["crossover"],
-                     ["costs"], ["inspect"]):
+                     ["costs"], ["inspect"], ["record"]):
             self.assertIn("Usage: umbra mmu", self.ok(*verb, "--help"))
 
     def test_walk(self):
@@ -80,9 +80,31 @@ class Mmu(unittest.TestCase):
         self.assertGreater(curve["points"][-1]["shadow-wp"], curve["points"][-1]["nested"])
         self.assertTrue(xml.etree.ElementTree.parse(svg).getroot().tag.endswith("svg"))
 
+    def test_log(self):
+        logs = os.path.join(SOURCE, "tests", "fuzz", "corpus", "fuzz_ptlog")
+        with open(os.path.join(logs, "plain0"), "rb") as source:
+            log = source.read()[1:]
+        path = os.path.join(self.folder, "log")
+        with open(path, "wb") as out:
+            out.write(log)
+        names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb"]
+        report = json.loads(self.ok("run", "--log", path, "--json"))
+        self.assertEqual([c["name"] for c in report["configurations"]], names)
+        for configuration in report["configurations"]:
+            self.assertEqual(configuration["table_stores"], 3)
+            self.assertEqual(configuration["invlpgs"], 2)
+        self.assertIn("2 stops", self.ok("run", "--log", path, "--policy", "wp"))
+        for size in (0, 8, 20, len(log) // 2, len(log) - 1):
+            with open(path, "wb") as out:
+                out.write(log[:size])
+            self.assertEqual(run("mmu", "run", "--log", path).returncode, 65, size)
+        self.assertEqual(run("mmu", "run", "--log", "/does/not/exist").returncode, 66)
+
     def test_usage(self):
         for arguments in ([], ["wlak"], ["run"], ["run", "--generate", "x"],
                           ["run", "--trace", "a", "--generate", "fork"],
+                          ["run", "--trace", "a", "--log", "b"], ["record"],
+                          ["record", "x", "--output", "y"],
                           ["run", "--generate", "fork", "--policy", "x"],
                           ["run", "--generate", "fork", "--size", "1"],
                           ["explain"], ["explain", "x"], ["generate"]):

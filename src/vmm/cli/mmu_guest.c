@@ -176,11 +176,22 @@ struct umbra_vm *mmu_guest_vm(const struct mmu_guest *guest)
     return guest->ops == &vm_ops ? guest->source : NULL;
 }
 
-static bool vm_started(struct umbra_vm *vm)
+/* Until a breakpoint, for @ms; has @text been said? As umbra_console_expect(). */
+static int vm_run_to_breakpoint(struct mmu_guest *guest, const char *text, int64_t ms)
 {
-    struct umbra_stop stop = { .size = sizeof(stop) };
+    int ret;
 
-    return umbra_vm_wait_stop(vm, 0, &stop, NULL) == -ETIMEDOUT;
+    guest->stop = (struct umbra_stop){ .size = sizeof(guest->stop) };
+    ret = umbra_vm_wait_stop(guest->source, ms, &guest->stop, &guest->error);
+    if (ret == 0 && guest->stop.kind == UMBRA_STOP_ENDED) {
+        return -EPIPE;
+    }
+    if (ret != 0) {
+        guest->stop.kind = UMBRA_STOP_NONE;
+    }
+    return text == NULL ? -ETIMEDOUT
+                        : umbra_console_expect(guest->source, 0, text, UMBRA_EXPECT_TEXT,
+                                               0, NULL, &guest->error);
 }
 
 int mmu_guest_run(struct mmu_guest *guest, const char *text, int64_t ms)
@@ -196,18 +207,17 @@ int mmu_guest_run(struct mmu_guest *guest, const char *text, int64_t ms)
         return ret;
     }
     guest->held = false;
-    if (text != NULL) {
+    if (guest->breakpoints) {
+        ret = vm_run_to_breakpoint(guest, text, ms);
+    } else if (text != NULL) {
         ret =
             umbra_console_expect(vm, 0, text, UMBRA_EXPECT_TEXT, ms, NULL, &guest->error);
     } else {
         ret = umbra_vm_wait(vm, ms, &outcome, &guest->error);
         ret = ret == 0 ? -EPIPE : ret;
     }
-    if (!vm_started(vm)) { /* it ended: what is there can still be looked at */
-        guest->held = true;
-        return -EPIPE;
-    }
-    if (mmu_guest_hold(guest, true) != 0) {
+    if (ret == -EPIPE || mmu_guest_hold(guest, true) != 0) {
+        guest->held = true; /* it ended: what is there can still be looked at */
         return -EPIPE;
     }
     return ret == -ETIMEDOUT && text != NULL ? 1 : ret == -ETIMEDOUT ? 0 : ret;

@@ -36,6 +36,8 @@ struct mmu_guest {
     void *source;
     unsigned cpus;
     bool held;
+    bool breakpoints;       /* mmu_guest_run() also ends at one */
+    struct umbra_stop stop; /* ... and this is it, unless kind is NONE */
     struct umbra_memory_range range[MMU_GUEST_RANGES];
     unsigned ranges;
     struct umbra_error error;

@@ -13,15 +13,15 @@
 
 #define COMMAND "mmu record"
 
-enum { DEFAULT_EVERY_MS = 50, MAX_BREAKPOINTS = 16 };
+enum { DEFAULT_EVERY_MS = 50, MAX_BREAKPOINTS = 4 };
 
 struct record {
     struct umbra_config *config;
     const char *name, *output, *until;
-    bool configured, quiet;
+    bool configured, quiet, ended;
     uint64_t every, stops;
     uint64_t breakpoint[MAX_BREAKPOINTS];
-    unsigned breakpoints, armed;
+    unsigned breakpoints;
     struct mmu_guest guest;
     struct ptlog_writer *writer;
     uint64_t taken, ran_ns;
@@ -107,16 +107,30 @@ static int take_stop(struct record *record)
     return err;
 }
 
-/* Breakpoints whose address is mapped by now. */
-static void arm(struct record *record)
+/* Set the breakpoints, once the vCPU that stands on one has been moved off it. */
+static int arm(struct record *record)
 {
     struct umbra_vm *vm = mmu_guest_vm(&record->guest);
+    struct umbra_error *error = &record->guest.error;
+    int err = 0;
 
-    while (vm != NULL && record->armed < record->breakpoints &&
-           umbra_breakpoint_add(vm, UMBRA_BREAKPOINT_SOFTWARE,
-                                record->breakpoint[record->armed], 1, NULL) == 0) {
-        record->armed++;
+    if (vm == NULL || record->breakpoints == 0) {
+        return 0;
     }
+    if (record->guest.stop.kind == UMBRA_STOP_BREAKPOINT) {
+        for (unsigned i = 0; i < record->breakpoints; i++) {
+            (void)umbra_breakpoint_remove(vm, UMBRA_BREAKPOINT_HARDWARE,
+                                          record->breakpoint[i], 1, NULL);
+        }
+        /* A vCPU that cannot step goes on at the breakpoint: a stop more, nothing worse. */
+        (void)umbra_vm_step(vm, record->guest.stop.vcpu, NULL, NULL);
+    }
+    for (unsigned i = 0; i < record->breakpoints && err == 0; i++) {
+        err = umbra_breakpoint_add(vm, UMBRA_BREAKPOINT_HARDWARE, record->breakpoint[i],
+                                   1, error);
+    }
+    record->guest.breakpoints = true;
+    return err;
 }
 
 /* Let it run until the next stop is due. 0; 1: this stop is the last; or -errno. */
@@ -136,7 +150,8 @@ static int run_on(struct record *record)
         if (record->until != NULL) {
             ret = ret == 0 ? 1 : ret == 1 ? 0 : ret;
         }
-        ret = ret == -EPIPE ? 1 : ret;
+        record->ended = ret == -EPIPE;
+        ret = record->ended ? 1 : ret;
     }
     record->ran_ns += clock_ns() - before;
     return ret;
@@ -152,9 +167,9 @@ static int record_run(struct record *record)
             (record->stops != 0 && record->taken >= record->stops)) {
             break;
         }
-        arm(record);
-        more = run_on(record);
-        err = more < 0 ? more : 0;
+        err = arm(record);
+        more = err == 0 ? run_on(record) : 0;
+        err = more < 0 ? more : err;
     }
     return err == 0 ? ptlog_writer_finish(record->writer, &record->guest.error) : err;
 }
@@ -190,6 +205,13 @@ static int record_to(struct record *record, FILE *out)
     ptlog_writer_destroy(record->writer);
     if (err != 0) {
         return exit_status_fail(COMMAND, &record->guest.error);
+    }
+    if (!record->quiet && record->ended) {
+        struct umbra_outcome outcome = { .size = sizeof(outcome) };
+
+        if (umbra_vm_wait(mmu_guest_vm(&record->guest), 0, &outcome, NULL) == 0) {
+            fprintf(stderr, "\rthe run ended: %s\n", outcome.reason);
+        }
     }
     if (!record->quiet) {
         fprintf(stderr, "\r%" PRIu64 " stops over %.1f s, %ld bytes in %s\n",
@@ -230,8 +252,7 @@ static int record_parse(struct record *record, int argc, char **argv)
         { "every", "MS", "time between stops; default 50" },
         { "stops", "N", "end after so many" },
         { "until", "TEXT", "end when the console says this" },
-        { "at", "ADDRESS",
-          "also run to this instruction between stops (repeat), once it is mapped" },
+        { "at", "ADDRESS", "also stop at this kernel instruction (four at most)" },
         { "quiet", NULL, "say nothing" },
         { NULL, NULL, NULL },
     };

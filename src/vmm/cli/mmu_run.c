@@ -12,6 +12,7 @@
 #include "shadowpt-sim/trace.h"
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/mmu.h"
+#include "vmm/cli/mmu_replay.h"
 #include "vmm/cli/options.h"
 
 enum { BATCH = 4096, PROGRESS_EVENTS = 1 << 20 };
@@ -25,7 +26,7 @@ enum format {
 struct run_options {
     const char *command;
     struct sim_config config;
-    const char *trace, *strace, *generate, *costs, *svg;
+    const char *trace, *strace, *log, *generate, *costs, *svg;
     bool only[SIM_KINDS], some, quiet, speed;
     enum format format;
     struct generate_config workload; /* 0 in a field: the kind's default */
@@ -77,6 +78,8 @@ static bool set_option(void *context, const char *name, const char *value)
         options->trace = value;
     } else if (strcmp(name, "strace") == 0) {
         options->strace = value;
+    } else if (strcmp(name, "log") == 0) {
+        options->log = value;
     } else if (strcmp(name, "generate") == 0) {
         options->generate = value;
     } else if (strcmp(name, "costs") == 0) {
@@ -313,12 +316,28 @@ static int run_source(const struct run_options *options, struct sim_source *sour
     return EXIT_STATUS_OK;
 }
 
+static int run_log(const struct run_options *options)
+{
+    const struct mmu_replay replay = {
+        .log = options->log,
+        .config = &options->config,
+        .only = options->some ? options->only : NULL,
+        .report = options->format == FORMAT_JSON  ? report_json
+                  : options->format == FORMAT_CSV ? report_csv
+                                                  : report_table,
+        .quiet = options->quiet || options->format != FORMAT_TABLE,
+    };
+
+    return mmu_replay(&replay);
+}
+
 int mmu_command_run(int argc, char **argv)
 {
     static const struct cli_option own[] = {
         { "trace", "FILE", "lackey's output, or umbra mmu generate's; - is stdin" },
         { "strace", "FILE",
           "strace -f of the same run: its mmap, munmap, mprotect, fork" },
+        { "log", "FILE", "a guest's page tables over time (umbra mmu record)" },
         { "generate", "KIND", "a workload of umbra mmu generate, without a file" },
         { "policy", "P", "only this (repeat): native, nested, wp, unsync, vtlb" },
         { "speed", NULL, "say how many accesses a second were simulated" },
@@ -329,7 +348,7 @@ int mmu_command_run(int argc, char **argv)
     struct run_options options = { .command = "mmu run", .config.cost = cost_default };
     const struct cli_parser parser = {
         .command = "mmu run",
-        .synopsis = "--trace FILE | --generate KIND [options]",
+        .synopsis = "--trace FILE | --log FILE | --generate KIND [options]",
         .summary = "Run a workload natively, with nested paging, and with shadow paging "
                    "under each\npolicy, and print what each needed.",
         .options = own,
@@ -346,10 +365,15 @@ int mmu_command_run(int argc, char **argv)
     if (status >= 0) {
         return status;
     }
-    if ((options.trace != NULL) == (options.generate != NULL)) {
-        return cli_usage("mmu run", "give either --trace FILE or --generate KIND");
+    if ((options.trace != NULL) + (options.generate != NULL) + (options.log != NULL) !=
+        1) {
+        return cli_usage("mmu run",
+                         "give one of --trace FILE, --log FILE, --generate KIND");
     }
     status = options_finish(&options);
+    if (status < 0 && options.log != NULL) {
+        return run_log(&options);
+    }
     if (status < 0 && options.generate != NULL) {
         status = workload_open(&options, options.generate, &source);
     } else if (status < 0 &&

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* umbra mmu run --log: a recorded guest's page tables under each kind of paging. */
+#include "vmm/cli/mmu_replay.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "shadowpt-sim/replay.h"
+#include "vmm/cli/exit_status.h"
+
+#define COMMAND "mmu run"
+
+/* Those that a log can be replayed with. */
+enum { KINDS = SIM_SHADOW_VTLB + 1 };
+
+struct bench {
+    struct replay *replay[KINDS];
+    unsigned count;
+    struct ptlog_reader *reader;
+    uint64_t last_ns;
+};
+
+static int bench_make(struct bench *bench, const struct mmu_replay *options,
+                      struct umbra_error *error)
+{
+    const struct replay_config config = { .cost = options->config->cost,
+                                          .host_shift = options->config->host_shift,
+                                          .shadow_pages = options->config->shadow_pages };
+    int err = 0;
+
+    for (unsigned kind = 0; kind < KINDS && err == 0; kind++) {
+        if (options->only == NULL || options->only[kind]) {
+            err = replay_create(ptlog_reader_meta(bench->reader), &config,
+                                (enum sim_kind)kind, &bench->replay[bench->count], error);
+            bench->count += err == 0;
+        }
+    }
+    return err;
+}
+
+static int bench_run(struct bench *bench, struct umbra_error *error)
+{
+    const struct ptlog_stop *stop;
+    int ret;
+
+    while ((ret = ptlog_reader_next(bench->reader, &stop, error)) == 1) {
+        bench->last_ns = stop->time_ns;
+        for (unsigned i = 0; i < bench->count; i++) {
+            if (replay_stop(bench->replay[i], stop, error) != 0) {
+                return -1;
+            }
+        }
+    }
+    for (unsigned i = 0; i < bench->count && ret == 0; i++) {
+        ret = replay_compare(bench->replay[i], ptlog_reader_image(bench->reader), error);
+    }
+    return ret;
+}
+
+static void bench_report(const struct bench *bench, const struct mmu_replay *options)
+{
+    struct sim_result results[KINDS];
+
+    for (unsigned i = 0; i < bench->count; i++) {
+        replay_result(bench->replay[i], &results[i]);
+    }
+    if (!options->quiet && bench->count > 0) {
+        const struct replay_counters *log = replay_counters(bench->replay[0]);
+
+        printf("%" PRIu64 " stops over %.1f s: %" PRIu64 " entries changed; %" PRIu64
+               " stores (%" PRIu64
+               " with paging off or through no known mapping), %" PRIu64
+               " CR3 loads, %" PRIu64 " mode changes, %" PRIu64 " INVLPGs, %" PRIu64
+               " full flushes, %" PRIu64 " accesses%s\n\n",
+               log->stops, (double)bench->last_ns / 1e9, log->changes, log->stores,
+               log->unseen, log->cr3_loads, log->mode_changes, log->invlpgs,
+               log->full_flushes, log->accesses,
+               log->refused > 0 ? " (some registers were impossible)" : "");
+    }
+    options->report(stdout, results, bench->count);
+}
+
+static int replay_bytes(const struct mmu_replay *options, const void *bytes, size_t size)
+{
+    struct bench bench = { .count = 0 };
+    struct umbra_error error;
+    int err = ptlog_reader_create(bytes, size, &bench.reader, &error);
+
+    if (err == 0) {
+        err = bench_make(&bench, options, &error);
+    }
+    if (err == 0) {
+        err = bench_run(&bench, &error);
+    }
+    if (err == 0) {
+        bench_report(&bench, options);
+    }
+    for (unsigned i = 0; i < bench.count; i++) {
+        replay_destroy(bench.replay[i]);
+    }
+    ptlog_reader_destroy(bench.reader);
+    return err == 0 ? EXIT_STATUS_OK : exit_status_fail(COMMAND, &error);
+}
+
+int mmu_replay(const struct mmu_replay *options)
+{
+    int fd = open(options->log, O_RDONLY | O_CLOEXEC), status = EXIT_STATUS_MISSING;
+    void *bytes = MAP_FAILED;
+    struct stat st;
+
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) {
+        bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    }
+    if (bytes == MAP_FAILED) {
+        fprintf(stderr, "umbra " COMMAND ": cannot read the log %s: %s\n", options->log,
+                fd < 0 ? strerror(errno) : "it is no file with contents");
+        status = fd < 0 ? EXIT_STATUS_MISSING : EXIT_STATUS_CONFIG;
+    } else {
+        status = replay_bytes(options, bytes, (size_t)st.st_size);
+        munmap(bytes, (size_t)st.st_size);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return status;
+}

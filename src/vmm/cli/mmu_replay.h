@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* umbra mmu run --log. */
+#ifndef VMM_CLI_MMU_REPLAY_H
+#define VMM_CLI_MMU_REPLAY_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "shadowpt-sim/sim.h"
+
+struct mmu_replay {
+    const char *log;
+    const struct sim_config *config; /* costs, host pages, shadow pages */
+    const bool *only;                /* by sim_kind; NULL: all */
+    void (*report)(FILE *out, const struct sim_result *results, unsigned count);
+    bool quiet; /* no account of the log itself */
+};
+
+/* Replay and report; an exit status. */
+int mmu_replay(const struct mmu_replay *options);
+
+#endif
