@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/state.h"
 #include "base/util.h"
+#include "virtio/net_vhost.h"
 #include "virtio/registry.h"
 
 enum {
@@ -44,6 +45,9 @@ void net_update_link(struct virtio_net *net)
     if (load_le16(net->device.config + NET_CONFIG_STATUS) != status) {
         store_le16(net->device.config + NET_CONFIG_STATUS, status);
         virtio_config_changed(&net->device);
+    }
+    if (net->vhost != NULL) {
+        net_vhost_set_link(net->vhost, net_link_up(net));
     }
 }
 
@@ -173,6 +177,9 @@ static int net_queue_start(struct virtio_device *device, struct virtio_queue *qu
 {
     struct virtio_net *net = net_of(device);
 
+    if (net->vhost != NULL && queue->index < control_index(net)) {
+        return net_vhost_start(net->vhost, queue);
+    }
     return loop_watch_add(device->env->loop, queue->kick_fd, POLLIN, &device->lock,
                           net_kicked, queue, net_kick_watch(net, queue->index));
 }
@@ -182,6 +189,9 @@ static void net_queue_stop(struct virtio_device *device, struct virtio_queue *qu
     struct virtio_net *net = net_of(device);
     struct loop_watch **watch = net_kick_watch(net, queue->index);
 
+    if (net->vhost != NULL && queue->index < 2 * net->pair_count) {
+        net_vhost_stop(net->vhost, queue);
+    }
     loop_watch_remove(*watch);
     *watch = NULL;
     if (queue->index % 2 == 0 && queue->index / 2 < net->pair_count) {
@@ -198,6 +208,9 @@ static int net_activate(struct virtio_device *device)
     struct virtio_net *net = net_of(device);
     int ret = net_set_pairs(net, 1); /* until the driver asks for more (5.1.5) */
 
+    if (ret == 0 && net->vhost != NULL) {
+        ret = net_vhost_activate(net->vhost, device->features);
+    }
     return ret == 0 ? net_set_offloads(net, device->features & NET_GUEST_OFFLOADS) : ret;
 }
 
@@ -261,6 +274,7 @@ static void net_stats(struct virtio_device *device, void *json)
         bad += pair->bad_headers;
     }
     json_object_set_new(json, "backend", json_string(net->backend->ops->type));
+    json_object_set_new(json, "vhost", json_boolean(net->vhost != NULL));
     json_object_set_new(json, "link", json_boolean(net_link_up(net)));
     json_object_set_new(json, "pairs", json_integer(net->active_pairs));
     counters_stats(json, "received", &received);
@@ -291,6 +305,7 @@ static void net_destroy(struct virtio_device *device)
     }
     loop_watch_remove(net->control_watch);
     net_faults_destroy(net);
+    net_vhost_destroy(net->vhost);
     net_backend_destroy(net->backend);
     virtio_device_fini(device);
     virtqueue_chain_fini(&net->control);
@@ -382,6 +397,15 @@ int virtio_net_create(const struct device_env *env,
     store_le16(net->device.config + NET_CONFIG_STATUS, VIRTIO_NET_S_LINK_UP);
     store_le16(net->device.config + NET_CONFIG_PAIRS, (uint16_t)backend->pairs);
     store_le16(net->device.config + NET_CONFIG_MTU, (uint16_t)options->mtu);
+    if (options->vhost) {
+        ret = net_vhost_open(env->mem, backend->fds, backend->pairs, &net->vhost, error);
+        if (ret != 0) {
+            error_prefix(error, "%s", options->id);
+            net_destroy(&net->device);
+            return ret;
+        }
+        net->device.offered = net_vhost_features(net->vhost, net->device.offered);
+    }
     ret = virtio_device_add_queues(&net->device, 2 * backend->pairs, size);
     if (ret == 0) {
         ret = virtio_device_add_queues(&net->device, 1, NET_CONTROL_SIZE);

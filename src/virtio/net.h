@@ -43,6 +43,7 @@ struct net_pair {
 struct virtio_net {
     struct virtio_device device;
     struct net_backend *backend;
+    struct net_vhost *vhost; /* the kernel has the pairs' queues; NULL: they are ours */
     unsigned pair_count, active_pairs;
     struct net_pair *pairs;
     uint8_t *scratch;          /* a frame from the guest that must lie in one piece */

@@ -28,7 +28,7 @@ void net_watch(struct net_pair *pair)
         queue_live(net_queue(pair, false))) {
         events |= POLLIN;
     }
-    if (pair->ready_watch != NULL) {
+    if (pair->ready_watch != NULL && net->vhost == NULL) {
         loop_watch_set(pair->ready_watch, net->lost ? 0 : events);
     }
 }

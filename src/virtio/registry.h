@@ -39,6 +39,7 @@ struct virtio_net_options {
     uint8_t mac[6];
     unsigned mtu;        /* 0: the guest is told none */
     unsigned queue_size; /* 0: 256 */
+    bool vhost;          /* a tap's frames are moved by the host's kernel */
 };
 /* Takes @backend over, also on failure. Needs env->loop. */
 int virtio_net_create(const struct device_env *env,
@@ -82,6 +83,18 @@ struct vhost_user_blk_options {
 /* A disk that another process serves. */
 int vhost_user_blk_create(const struct device_env *env,
                           const struct vhost_user_blk_options *options,
+                          struct virtio_device **device, struct umbra_error *error);
+
+struct vhost_user_net_options {
+    const char *id, *socket;
+    uint8_t mac[6];
+    unsigned mtu;        /* 0: the guest is told none */
+    unsigned queue_size; /* 0: 256 */
+    unsigned timeout_ms;
+};
+/* A network that another process serves. */
+int vhost_user_net_create(const struct device_env *env,
+                          const struct vhost_user_net_options *options,
                           struct virtio_device **device, struct umbra_error *error);
 
 struct virtio_fs_options {

@@ -383,7 +383,7 @@ static int device_choose_features(struct vhost_user_device *d, struct umbra_erro
                          d->name, d->kind->facts->type);
     }
     d->promised = (has & d->kind->features) | needed;
-    d->device.offered |= has & d->kind->features;
+    d->device.offered |= (has & d->kind->features) | d->kind->own_features;
     if (d->kind->relay) {
         d->device.offered |= VIRTIO_RING_FEATURES;
     } else {

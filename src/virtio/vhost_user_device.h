@@ -17,11 +17,12 @@ struct vhost_user_device;
 
 struct vhost_user_kind {
     const struct virtio_device_facts *facts;
-    uint64_t features;   /* of the device's type that pass through */
-    uint64_t protocol;   /* protocol features wanted */
-    unsigned queues_min; /* fewer make no device */
-    bool relay;          /* umbra keeps the requests; else the back end has the rings */
-    bool stateless;      /* a back end's successor can go on where it stopped */
+    uint64_t features;     /* of the device's type that pass through */
+    uint64_t own_features; /* that are umbra's to offer */
+    uint64_t protocol;     /* protocol features wanted */
+    unsigned queues_min;   /* fewer make no device */
+    bool relay;            /* umbra keeps the requests; else the back end has the rings */
+    bool stateless;        /* a back end's successor can go on where it stopped */
     /* A fresh connection, the first or a later one. */
     int (*open)(struct vhost_user_device *device, struct vhost_user **vu,
                 struct umbra_error *error);

@@ -275,7 +275,7 @@ static void queue_kicked(struct vhost_user_device *d, unsigned index)
     if (!q->serving || !fd_take(queue->kick_fd)) {
         return;
     }
-    virtio_stat_add(&queue->stats.kicks, 1);
+    virtio_queue_notified(queue);
     if (q->stop_by_ns != 0) {
         return; /* what came late is looked at when the queue goes on */
     }

@@ -217,6 +217,19 @@ static void validate_net_user(struct validation *v, size_t i)
     }
 }
 
+static void validate_net_remote(struct validation *v, size_t i)
+{
+    const struct config_net *net = &v->config->nets[i];
+
+    if (net->queues > 1) {
+        bad_element(v, "net", i, ".queues", "a vhost-user network has one pair");
+    }
+    if (net->queue_size > VHOST_USER_QUEUE_MAX) {
+        bad_element(v, "net", i, ".queue_size", "is at most %d for vhost-user back ends",
+                    VHOST_USER_QUEUE_MAX);
+    }
+}
+
 static void validate_net(struct validation *v, size_t i)
 {
     const struct config_net *net = &v->config->nets[i];
@@ -255,6 +268,9 @@ static void validate_net(struct validation *v, size_t i)
     }
     if (net->queues > 1 && (net->backend == CONFIG_NET_UNIX || net->fd >= 0)) {
         bad_element(v, "net", i, ".queues", "one descriptor carries one pair");
+    }
+    if (net->backend == CONFIG_NET_VHOST_USER) {
+        validate_net_remote(v, i);
     }
     if (!power_of_two(net->queue_size)) {
         bad_element(v, "net", i, ".queue_size", "must be a power of two");

@@ -224,11 +224,6 @@ static int machine_open_user(const struct config_net *config,
 static int machine_open_net(struct machine *machine, const struct config_net *config,
                             struct net_backend **backend, struct umbra_error *error)
 {
-    if (config->vhost) {
-        return error_set(error, UMBRA_ERROR_CONFIG, ENOTSUP,
-                         "the config asks for vhost: this version of umbra moves packets "
-                         "itself; take \"vhost\" out");
-    }
     switch (config->backend) {
     case CONFIG_NET_USER:
         return machine_open_user(config, backend, error);
@@ -238,11 +233,25 @@ static int machine_open_net(struct machine *machine, const struct config_net *co
     case CONFIG_NET_UNIX:
         return net_unix_open(config->path, config->fd, backend, error);
     default:
-        return error_set(
-            error, UMBRA_ERROR_CONFIG, ENOTSUP,
-            "the config asks for a vhost-user network: this version of umbra "
-            "has none; use \"user\", \"tap\" or \"unix\"");
+        return -EINVAL; /* not one that we open */
     }
+}
+
+static int machine_add_remote_net(struct machine *machine,
+                                  const struct config_net *config,
+                                  const struct virtio_net_options *common,
+                                  struct umbra_error *error)
+{
+    struct vhost_user_net_options options = { .id = common->id,
+                                              .socket = config->path,
+                                              .mtu = common->mtu,
+                                              .queue_size = common->queue_size };
+    struct virtio_device *vdev;
+    int ret;
+
+    memcpy(options.mac, common->mac, sizeof(options.mac));
+    ret = vhost_user_net_create(&machine->env, &options, &vdev, error);
+    return ret == 0 ? machine_add_virtio(machine, vdev, error) : ret;
 }
 
 static int machine_add_net(struct machine *machine, unsigned index,
@@ -258,7 +267,11 @@ static int machine_add_net(struct machine *machine, unsigned index,
 
     snprintf(id, sizeof(id), "net%u", index);
     options.id = config->id != NULL ? config->id : id;
+    options.vhost = config->vhost;
     machine_make_mac(machine->config, index, options.mac);
+    if (config->backend == CONFIG_NET_VHOST_USER) {
+        return machine_add_remote_net(machine, config, &options, error);
+    }
     ret = machine_open_net(machine, config, &backend, error);
     if (ret != 0) {
         error_prefix(error, "%s", options.id);

@@ -57,7 +57,7 @@ void _start(void)
 }
 END
 echo 'int answer(int n) { return n * 7; }' >answer.c
-printf 'CFLAGS = -O1 -fno-stack-protector\nprogram: start.o answer.o\n\t$(CC) -static -nostdlib -o $@ $^\n' >Makefile
+printf 'CFLAGS = -O1 -ffreestanding -fno-stack-protector\nprogram: start.o answer.o\n\t$(CC) -static -nostdlib -o $@ $^\n' >Makefile
 cd /test
 dd if=/dev/urandom of=/tmp/work/random bs=1M count=6 2>/dev/null
 sum=$(md5sum </tmp/work/random | cut -d' ' -f1)
@@ -108,6 +108,34 @@ killall -9 virtiofsd
 wait $pid
 status=$?
 verdict "virtiofsd killed under the guest" 0 '^loop ended' 'share0: lost back end' "^$sum  /mnt/random"
+
+# ---- A network by the host's kernel ---------------------------------------------------------
+
+options="--net tap=tap0,vhost=true"
+mkdir -p /tmp/www
+cp /tmp/work/random /tmp/www
+for transport in pci mmio; do
+    options="--virtio-transport $transport --net tap=tap0,vhost=true --stats /tmp/stats.json"
+    do='ip link set eth0 up; ip addr add 192.168.7.2/24 dev eth0; n=0; until wget -q -O /tmp/got http://192.168.7.1/random || [ $n = 30 ]; do n=$((n + 1)); sleep 1; done; md5sum /tmp/got; ping -c 3 -q 192.168.7.1; mkdir /tmp/w; cp /tmp/got /tmp/w; httpd -p 80 -h /tmp/w; echo serving; n=0; until [ -e /tmp/w/done ] || [ $n = 20 ]; do n=$((n + 1)); sleep 1; wget -q -O /tmp/w/done http://192.168.7.1/done || rm -f /tmp/w/done; done'
+    rm -f /tmp/www/done
+    : >$out
+    launch >$out 2>&1 </dev/null &
+    pid=$!
+    n=0
+    until [ -e /sys/class/net/tap0 ] || [ $n = 100 ]; do n=$((n + 1)); sleep 0.2; done
+    ip addr add 192.168.7.1/24 dev tap0
+    ip link set tap0 up
+    [ $transport = mmio ] || busybox.guest httpd -p 192.168.7.1:80 -h /tmp/www
+    wait_for 1 '^serving'
+    got=$(wget -q -O - http://192.168.7.2/got | md5sum | cut -d' ' -f1)
+    : >/tmp/www/done
+    wait $pid
+    status=$?
+    verdict "vhost-net over $transport" 0 "^$sum  /tmp/got" '3 packets received, 0% packet loss' '!^complaint='
+    echo "fetched $got" >>$out
+    cat /tmp/stats.json >>$out
+    verdict "vhost-net over $transport: from the guest, and who moved it" 0 "^fetched $sum" '"vhost": true' '!"chains": [1-9][0-9][0-9]'
+done
 
 # ---- A disk ------------------------------------------------------------------------------
 

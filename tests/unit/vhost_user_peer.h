@@ -259,6 +259,14 @@ static inline void peer_serve(struct peer *p, struct peer_vring *ring)
     if (any) {
         peer_call(ring);
     }
+    if (atomic_load(&p->acked) >> 29 & 1) { /* event index: kick me for the next one */
+        __atomic_store_n((uint16_t *)(void *)(ring->used + 4 + 8 * (size_t)ring->num),
+                         ring->next, __ATOMIC_SEQ_CST);
+        if (ring->next !=
+            __atomic_load_n((uint16_t *)(void *)(ring->avail + 2), __ATOMIC_SEQ_CST)) {
+            peer_serve(p, ring);
+        }
+    }
 }
 
 /* ---- Messages ------------------------------------------------------------------------------ */
