@@ -3,7 +3,6 @@
 #include "vmm/config_json.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -67,10 +66,10 @@ static int refuse_type(const struct config_key *key, const json_t *json,
 static int read_seconds(const struct config_key *key, void *object, double seconds,
                         struct config_why *why)
 {
-    double ms = round(seconds * 1000);
+    double ms = seconds * 1000 + 0.5; /* truncated below: rounded */
 
     /* Compared as doubles first: the conversion of a larger one is undefined. */
-    if (!(ms >= 0 && ms <= (double)key->max)) {
+    if (!(seconds >= 0 && ms <= (double)key->max + 0.5)) {
         return config_refuse(why, "out of range: expected 0 to %.0f seconds",
                              (double)key->max / 1000);
     }

@@ -203,12 +203,14 @@ static int machine_create_vcpus(struct machine *machine,
     return ret;
 }
 
-/* Hardware KVM applies CPUID masks; only a KVM without hardware underneath needs probing. */
+/* Hardware KVM applies CPUID masks; only a KVM without hardware underneath needs probing,
+ * and only for kernels: a flat binary has no command line to adapt, and starts at once. */
 static int machine_probe(const struct umbra_config *config, struct kvm_probe *probe,
                          struct umbra_error *error)
 {
     memset(probe, 0, sizeof(*probe));
-    if (config->no_adapt || kvm_has_hardware()) {
+    if (config->no_adapt || config->kernel_format == CONFIG_KERNEL_FLAT ||
+        kvm_has_hardware()) {
         return 0;
     }
     return kvm_probe_run(config->kvm_path, probe, error);
