@@ -50,4 +50,15 @@ exec 3<>/dev/ttyS1; stty -F /dev/ttyS1 raw -echo; echo ready;
 head -c $(wc -c </tmp/expected) <&3 | md5sum; sed -n s/^1:/com2:/p /proc/tty/driver/serial\"" 3<>/tmp/input
 kill $feeder
 verdict "input through a second port" 0 "^$(cat /tmp/sum)" '^com2:' '!^com2:.*(oe|fe|pe):'
+
+# The power button, pressed from outside: the event reaches the guest's user space, which
+# powers off.
+: >$out
+(wait_for 1 '^listening' && umbra stop button) >/tmp/stop 2>&1 &
+# shellcheck disable=SC2086
+run umbra run $machine --name button --append "$append do=\"modprobe -a evdev button;
+event=\$(sed -n '/Power Button/,/^H/s/^H.*\(event[0-9]*\).*/\1/p' /proc/bus/input/devices | head -1);
+exec 3</dev/input/\$event; echo listening; head -c 24 <&3 | od -An -tu2 | sed s/^/event:/; echo pressed; poweroff -f; echo off\""
+# An input_event: 16 bytes of time, EV_KEY (1), KEY_POWER (116), pressed (1).
+verdict "the power button" 0 '^event: +1 +116 +1 ' '^pressed' || cat /tmp/stop
 finish
