@@ -14,6 +14,9 @@ guest() {
 cd guests || exit 1
 cp ../run-guest .
 . ./guest-tests.sh
+# Where there is hardware underneath, a vCPU's own counter jumps too.
+guest faults_tsc -e '^rtc [0-9] s' -e '^tsc 36[0-9][0-9] s' -- 1 umbra run --kernel faults.elf \
+    --append=clock=1 --fault clock-jump,device=debugcon,jump=1h,clock=tsc --timeout 60s
 run umbra demo --cpus 2 --memory 256M --timeout 60s
 verdict "demo" 0 '^All good' '2 listed, 2 running' '!PROBLEM'
 finish
