@@ -8,14 +8,23 @@
 
 #include "base/error.h"
 
-/* Geometry and latencies of an Intel Skylake server core (Intel 64 and IA-32 Optimization
- * Reference Manual, "Skylake Server Microarchitecture": DTLB 64 x 4 KiB, 32 x 2 MiB,
- * 4 x 1 GiB; STLB 1536 entries of 12 ways and 16 x 1 GiB; 9 cycles STLB; L1 4 to 5, L2 14,
- * L3 50 to 70 cycles). Sizes of the paging-structure caches are not published; these are in
- * the range that measurements of such cores report. The lines are a part of each data cache
- * (an eighth), since tables share them with data. Exit and handler costs are estimates:
- * about 1200 cycles for exit and entry, about as much again for a handler that walks tables,
- * and more where an instruction must be decoded. Replace them by measurements of your host. */
+/*
+ * A Skylake server core. Where the numbers come from (docs/shadow-paging.md names the papers):
+ * - TLBs, and 9 cycles for the second: Intel 64 and IA-32 Optimization Reference Manual,
+ *   "Skylake Server Microarchitecture".
+ * - Data caches: the same; 55 cycles in L3 and 90 ns (240 cycles at 2.7 GHz) of memory as
+ *   AnandTech measured on Xeon Platinum 8176 (2017). The lines are an eighth of each cache,
+ *   since tables share them with data.
+ * - Paging-structure caches: what they hold is in SDM 4.10.3 and 29.4, their sizes are not
+ *   published; these are in the range that measurements report. The nested TLB has the 16
+ *   entries of AMD's first one (Bhargava et al., ASPLOS 2008).
+ * - VM exit and entry: between 1344 cycles (VMRUN and back, measured on LKML, December 2020)
+ *   and what recent Intel cores are said to need. With KVM's part it is 2000 to 2500 (the same
+ *   thread; Landau et al., "SplitX", WIOV 2011): so the shortest handlers cost about as much
+ *   again, those that walk tables twice that, and decoding an instruction the most.
+ * The handlers and the guest's kernel are estimates. umbra mmu costs --measure replaces what
+ * can be measured without a kernel module.
+ */
 const struct cost_model cost_default = {
     .geometry = { .l1_4k = { 64, 4 },
                   .l1_2m = { 32, 4 },
@@ -28,8 +37,8 @@ const struct cost_model cost_default = {
                   .line = { { 64, 8 }, { 2048, 16 }, { 4096, 16 } } },
     .access = 1,
     .tlb_l2 = 9,
-    .line = { 5, 14, 60 },
-    .memory = 200,
+    .line = { 5, 14, 55 },
+    .memory = 240,
     .vm_exit = 1200,
     .guest_fault = 1000,
     .guest_cr3 = 200,

@@ -104,9 +104,10 @@ struct shadow_config {
     uint32_t pool_pages; /* shadow pages at most, 64 or more; 0: 65536 */
     void *pool;          /* where they are, pool_pages * 4 KiB; NULL: own memory */
     uint64_t pool_hpa;   /* host-physical address of the pool: page-aligned */
-    uint8_t flood_limit; /* writes to a table without use in between that unshadow it;
-                          * 0: 3, 255: never */
-    uint8_t max_level;   /* largest shadow leaf, 1 to 3; 0: 3 */
+    uint8_t
+        flood_limit;   /* writes to a table without use in between that unshadow it (twice
+                          * as many for page tables); 0: 3, 255: never */
+    uint8_t max_level; /* largest shadow leaf, 1 to 3; 0: 3 */
 };
 
 int shadow_create(const struct shadow_config *config, struct shadow_mmu **mmu);
@@ -172,7 +173,7 @@ struct shadow_result {
 };
 
 /* What the real MMU does: walk the shadow tables. True and the translation, or false: a
- * page fault that goes to shadow_fault(). Changes nothing. */
+ * page fault that goes to shadow_fault(). Sets A in the leaf, and nothing else. */
 bool shadow_translate(const struct shadow_vcpu *vcpu, uint64_t gva, uint32_t access,
                       struct mmu_translation *to);
 

@@ -125,7 +125,7 @@ uint64_t shadow_leaf_wanted(struct shadow_mmu *mmu, const struct shadow_page *pa
 
 static bool leaf_within(uint64_t leaf, uint64_t wanted)
 {
-    const uint64_t may_lack = PTE_W | PTE_D | SHADOW_GUEST_DIRTY;
+    const uint64_t may_lack = PTE_W | PTE_D | PTE_A | SHADOW_GUEST_DIRTY;
 
     return ((leaf ^ wanted) & ~may_lack) == 0 && (leaf & may_lack & ~wanted) == 0;
 }

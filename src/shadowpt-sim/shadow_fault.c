@@ -155,7 +155,7 @@ static void leaf_store(struct fault *fault, entry_ref ref, uint64_t leaf)
 
     if (old & PTE_P) {
         bool same = entry_leaf(page, old) && ((old ^ leaf) & PTE_ADDRESS_MASK) == 0;
-        uint64_t gained = PTE_W | PTE_D | SHADOW_GUEST_DIRTY;
+        uint64_t gained = PTE_W | PTE_D | PTE_A | SHADOW_GUEST_DIRTY;
 
         if (same) {
             if (old != leaf) {
@@ -316,11 +316,18 @@ enum shadow_outcome shadow_fault(struct shadow_vcpu *vcpu, uint64_t gva, uint32_
 /* ---- The processor's side
  * ------------------------------------------------------------------ */
 
+/* The processor sets A in a leaf it uses: see page_flooded(). */
+static void shadow_mark_used(const struct table_pool *pool, const uint64_t *at)
+{
+    __atomic_fetch_or(&pool->base[at - pool->base], PTE_A, __ATOMIC_RELAXED);
+}
+
 bool shadow_translate(const struct shadow_vcpu *vcpu, uint64_t gva, uint32_t access,
                       struct mmu_translation *to)
 {
     const struct mmu_mode *hardware = &vcpu->hardware;
     const uint64_t *table = vcpu->root_table;
+    const uint64_t *at;
     uint64_t entry;
     unsigned level;
 
@@ -330,8 +337,8 @@ bool shadow_translate(const struct shadow_vcpu *vcpu, uint64_t gva, uint32_t acc
         return false;
     }
     for (level = vcpu->root_level;; level--) {
-        entry =
-            __atomic_load_n(&table[(gva >> shadow_shift(level)) & 511], __ATOMIC_ACQUIRE);
+        at = &table[(gva >> shadow_shift(level)) & 511];
+        entry = __atomic_load_n(at, __ATOMIC_ACQUIRE);
         if (!(entry & PTE_P)) {
             return false;
         }
@@ -342,7 +349,13 @@ bool shadow_translate(const struct shadow_vcpu *vcpu, uint64_t gva, uint32_t acc
     }
     /* Pointers permit everything: the leaf alone decides. */
     leaf_translation(entry, level, to);
-    return mmu_translation_allows(hardware, to, access);
+    if (!mmu_translation_allows(hardware, to, access)) {
+        return false;
+    }
+    if (!(entry & PTE_A)) {
+        shadow_mark_used(vcpu->pool, at);
+    }
+    return true;
 }
 
 void shadow_trace(const struct shadow_vcpu *vcpu, uint64_t gva, struct mmu_trace *trace)

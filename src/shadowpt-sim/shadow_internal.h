@@ -75,8 +75,9 @@ struct shadow_page {
     uint16_t present;      /* entries in use */
     uint16_t unsync_count; /* bits set in unsync_below */
     bool live;
-    bool unsync;    /* the guest may write the table unseen */
-    bool used;      /* since eviction last looked */
+    bool unsync; /* the guest may write the table unseen */
+    bool used;   /* since eviction last looked */
+    bool aged;   /* A was taken from the leaves, to see which the processor sets again */
     bool splinter;  /* vtlb: parts of a guest page larger than this whole page */
     uint8_t writes; /* to the guest's table since the shadow page was last of use */
     uint64_t unsync_below[8]; /* entries that lead to an unsync page (or did) */

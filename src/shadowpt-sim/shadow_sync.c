@@ -127,14 +127,38 @@ static void written_entry(struct shadow_mmu *mmu, uint32_t index, unsigned numbe
     }
 }
 
+/* Take A from the leaves; whether one had it although it was taken before. */
+static bool page_age(struct shadow_mmu *mmu, uint32_t index)
+{
+    struct shadow_page *page = &mmu->page[index];
+    uint64_t *entry = pool_page(&mmu->pool, index);
+    bool used = false;
+
+    for (unsigned slot = 0; slot < 512; slot++) {
+        if ((entry[slot] & (PTE_P | PTE_A)) == (PTE_P | PTE_A)) {
+            __atomic_fetch_and(&entry[slot], ~PTE_A, __ATOMIC_RELAXED);
+            used = true;
+        }
+    }
+    used |= !page->aged;
+    page->aged = true;
+    return used;
+}
+
 /* A table that is written again and again while nothing is translated through it is more
- * likely no table any more. */
+ * likely no table any more. Faults tell that one is in use, but a page table that is filled
+ * has none: there, the processor is asked, by the A bits that it sets. (Without that, three
+ * mprotect() calls among the pages of a table in heavy use cost its 512 leaves.) */
 static bool page_flooded(struct shadow_mmu *mmu, uint32_t index)
 {
     struct shadow_page *page = &mmu->page[index];
 
-    return mmu->config.flood_limit != UINT8_MAX && page->pins == 0 && !page->unsync &&
-           ++page->writes >= mmu->config.flood_limit;
+    if (mmu->config.flood_limit == UINT8_MAX || page->pins != 0 || page->unsync ||
+        ++page->writes < mmu->config.flood_limit) {
+        return false;
+    }
+    page->writes = 0;
+    return page->role.level > 1 || !page_age(mmu, index);
 }
 
 void shadow_table_written(struct shadow_mmu *mmu, uint64_t gpa, unsigned size,

@@ -326,9 +326,14 @@ static enum access_end walk_shadow(struct sim_machine *machine, uint64_t gva,
                                    uint32_t access, bool walked, uint64_t *gpa)
 {
     for (unsigned i = 0; i < WALK_TRIES; i++, walked = false) {
+        struct mmu_translation to;
         struct shadow_result result;
 
         if (!walked && walk_model(machine, false, gva, access)) {
+            return ACCESS_DONE;
+        }
+        if (shadow_translate(machine->vcpu, gva, access, &to)) { /* A was to be set */
+            tlb_insert(&machine->tlb, gva, machine->pcid, &to);
             return ACCESS_DONE;
         }
         switch (shadow_fault(machine->vcpu, gva, access, &result)) {
