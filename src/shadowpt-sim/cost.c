@@ -246,7 +246,40 @@ int cost_load(struct cost_model *cost, const char *path, struct umbra_error *err
     return err;
 }
 
-void cost_print(const struct cost_model *cost, FILE *out)
+/* Only latencies, and the sizes of TLBs and data caches, are found in print. */
+static bool is_published(const char *name)
+{
+    static const char *const prefixes[] = { "tlb.l",         "lines.",
+                                            "cycles.access", "cycles.tlb.",
+                                            "cycles.line.",  "cycles.memory",
+                                            "cycles.exit" };
+
+    for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
+        if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static const char *origin(const struct cost_model *cost,
+                          const struct parameter *parameter, const char *const *measured)
+{
+    const char *at = (const char *)cost + parameter->offset;
+    size_t size = parameter->shape ? sizeof(struct tlb_shape) : sizeof(uint32_t);
+
+    for (; measured != NULL && *measured != NULL; measured++) {
+        if (strcmp(*measured, parameter->name) == 0) {
+            return "measured";
+        }
+    }
+    if (memcmp(at, (const char *)&cost_default + parameter->offset, size) != 0) {
+        return "set";
+    }
+    return is_published(parameter->name) ? "published" : "estimate";
+}
+
+void cost_print(const struct cost_model *cost, const char *const *measured, FILE *out)
 {
     for (size_t i = 0; i < ARRAY_SIZE(parameters); i++) {
         const struct parameter *parameter = &parameters[i];
@@ -260,6 +293,7 @@ void cost_print(const struct cost_model *cost, FILE *out)
         } else {
             snprintf(text, sizeof(text), "%u", shape.entries);
         }
-        fprintf(out, "%-20s = %-8s # %s\n", parameter->name, text, parameter->help);
+        fprintf(out, "%-20s = %-8s # %-9s  %s\n", parameter->name, text,
+                origin(cost, parameter, measured), parameter->help);
     }
 }

@@ -44,7 +44,9 @@ int cost_load(struct cost_model *cost, const char *path, struct umbra_error *err
 /* Set one parameter; -ENOENT: no such name; -EINVAL: no such value. */
 int cost_set(struct cost_model *cost, const char *name, const char *value);
 
-/* Write a file that cost_load() reads, with what each parameter means. */
-void cost_print(const struct cost_model *cost, FILE *out);
+/* Write a file that cost_load() reads, with what each parameter means and where its value
+ * comes from: one of the names in @measured (ends with NULL; may be NULL), set by somebody,
+ * or a default that is published or an estimate. */
+void cost_print(const struct cost_model *cost, const char *const *measured, FILE *out);
 
 #endif

@@ -3,6 +3,7 @@
 """umbra mmu: its verbs, what they print and refuse."""
 import json
 import os
+import re
 import shutil
 import tempfile
 import unittest
@@ -70,6 +71,14 @@ class Mmu(unittest.TestCase):
         bad = run("mmu", "costs", "--costs", self.path("bad", "cycles.exit = x\n"))
         self.assertEqual(bad.returncode, 65)
         self.assertIn("bad:1:", bad.stderr)
+
+    def test_costs_measured(self):
+        costs = self.ok("costs", "--measure")
+        measured = dict(re.findall(r"^(\S+) += (\d+) +# measured", costs, re.M))
+        self.assertGreater(int(measured["cycles.line.l1"]), 0)
+        self.assertIn("cycles.memory", measured)
+        again = self.ok("costs", "--costs", self.path("measured", costs))
+        self.assertIn("= %s " % measured["cycles.memory"], again)
 
     def test_crossover(self):
         svg = os.path.join(self.folder, "curve.svg")

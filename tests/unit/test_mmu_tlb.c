@@ -243,7 +243,7 @@ static void test_cost_file(void **state)
     assert_non_null(out);
     assert_int_equal(cost_set(&cost, "cycles.exit", "4711"), 0);
     assert_int_equal(cost_set(&cost, "tlb.l2", "2048/8"), 0);
-    cost_print(&cost, out);
+    cost_print(&cost, NULL, out);
     fclose(out);
     assert_int_equal(cost_load(&again, path, &error), 0);
     assert_memory_equal(&cost, &again, sizeof(cost));

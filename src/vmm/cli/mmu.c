@@ -21,7 +21,7 @@ static const struct verb {
       mmu_command_crossover },
     { "inspect", "the address spaces of a running guest or a core", mmu_command_inspect },
     { "record", "a log of a guest's page tables over time", mmu_command_record },
-    { "costs", "print the parameters of the models as a file", mmu_command_costs },
+    { "costs", "print the parameters of the models, or measure them", mmu_command_costs },
 };
 
 enum { VERB_COUNT = sizeof(verbs) / sizeof(verbs[0]) };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* umbra mmu run, generate, crossover, costs: workloads through the simulation. */
+/* umbra mmu run, generate, crossover: workloads through the simulation. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -543,31 +543,4 @@ int mmu_command_crossover(int argc, char **argv)
     }
     return options.svg != NULL ? write_svg(options.svg, points, ARRAY_SIZE(ratios))
                                : EXIT_STATUS_OK;
-}
-
-int mmu_command_costs(int argc, char **argv)
-{
-    static const struct cli_option own[] = {
-        { "costs", "FILE", "over the defaults" },
-        { NULL, NULL, NULL },
-    };
-    struct run_options options = { .command = "mmu costs", .config.cost = cost_default };
-    const struct cli_parser parser = {
-        .command = "mmu costs",
-        .synopsis = "[--costs FILE]",
-        .summary =
-            "Print the parameters of the models: geometry of TLBs and caches "
-            "(entries/ways),\nand cycles. Change the output and give it to --costs.",
-        .options = own,
-        .set = set_option,
-        .context = &options,
-    };
-    struct cli_line line;
-    int status = cli_parse(&parser, argc, argv, NULL, &line);
-
-    status = status < 0 ? options_finish(&options) : status;
-    if (status < 0) {
-        cost_print(&options.config.cost, stdout);
-    }
-    return status < 0 ? EXIT_STATUS_OK : status;
 }
