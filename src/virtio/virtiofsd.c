@@ -282,11 +282,14 @@ static void daemon_arguments(const struct virtiofsd *daemon, struct daemon_args 
         add(a, daemon->path);
         add(a, daemon->relaxed ? "--sandbox=chroot" : "--sandbox=namespace");
         add(a, "--xattr");
+        add(a, "--log-level=warn");
     } else {
         add(a, "-o");
         add_source(a, daemon->path);
         add(a, "-o");
         add(a, daemon->relaxed ? "sandbox=chroot,xattr" : "sandbox=namespace,xattr");
+        add(a, "-o");
+        add(a, "log_level=warn");
     }
     add(a, NULL);
 }
