@@ -11,6 +11,7 @@
  *         u32 tables changed, then for each of these
  *         {u64 gpa, u64 gva, u8 level, u8 cpu, u16 entries, entries of {u16 index, u64 value}}
  *         with values as differences from the entry before in this list
+ *   KVM:  {48 bytes name, u64 value} each: what KVM counted over the recording; may be absent
  *   END:  u32 stops
  *
  * all little-endian. Only 64-bit formats (4 and 5 levels) have their tables recorded.
@@ -29,6 +30,7 @@ enum {
     PTLOG_VERSION = 1,
     PTLOG_CPUS = 64,
     PTLOG_RANGES = 16,
+    PTLOG_STATS = 64,
     PTLOG_TABLES = 65536, /* different ones in a log: 256 MiB */
 };
 
@@ -63,6 +65,12 @@ struct ptlog_stop {
     size_t changes, capacity;
 };
 
+/* One of KVM's statistics over the time of the recording. */
+struct ptlog_stat {
+    char name[48];
+    uint64_t value;
+};
+
 /* ---- Writing ---------------------------------------------------------------------------- */
 
 struct ptlog_writer;
@@ -75,6 +83,8 @@ int ptlog_writer_create(FILE *out, const struct ptlog_meta *meta,
 int ptlog_write_stop(struct ptlog_writer *writer, uint64_t time_ns,
                      const struct ptlog_cpu *cpus, struct page_image *image,
                      struct umbra_error *error);
+int ptlog_write_stats(struct ptlog_writer *writer, const struct ptlog_stat *stats,
+                      unsigned count, struct umbra_error *error);
 /* Without this the log counts as cut off. */
 int ptlog_writer_finish(struct ptlog_writer *writer, struct umbra_error *error);
 void ptlog_writer_destroy(struct ptlog_writer *writer);
@@ -90,6 +100,9 @@ const struct ptlog_meta *ptlog_reader_meta(const struct ptlog_reader *reader);
 /* 1 and the next stop, valid until the next call; 0 behind the last; -EPROTO, -ENOMEM. */
 int ptlog_reader_next(struct ptlog_reader *reader, const struct ptlog_stop **stop,
                       struct umbra_error *error);
+/* Behind the last stop: KVM's statistics, or none. */
+const struct ptlog_stat *ptlog_reader_stats(const struct ptlog_reader *reader,
+                                            unsigned *count);
 /* The tables as of that stop. */
 struct page_image *ptlog_reader_image(struct ptlog_reader *reader);
 void ptlog_reader_destroy(struct ptlog_reader *reader);
@@ -103,7 +116,7 @@ void ptlog_mode(const struct ptlog_meta *meta, const struct ptlog_cpu *cpu,
 
 /* ---- Shared by both sides ---- */
 
-enum ptlog_chunk { PTLOG_META = 1, PTLOG_STOP, PTLOG_END };
+enum ptlog_chunk { PTLOG_META = 1, PTLOG_STOP, PTLOG_END, PTLOG_KVM };
 
 #define PTLOG_MAGIC      "UMBRAPTL"
 #define PTLOG_HEAD_SIZE  12 /* of the file */

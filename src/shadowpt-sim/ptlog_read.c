@@ -16,6 +16,7 @@ enum {
     CPU_SIZE = 40,
     TABLE_SIZE = 20,
     ENTRY_SIZE = 10,
+    STAT_SIZE = 56,
 };
 
 struct ptlog_reader {
@@ -27,6 +28,8 @@ struct ptlog_reader {
     uint8_t *chunk; /* the payload, unpacked */
     size_t chunk_size, chunk_at;
     uint32_t stops;
+    struct ptlog_stat stat[PTLOG_STATS];
+    unsigned stats;
 };
 
 bool ptlog_backed(const struct ptlog_meta *meta, uint64_t gpa)
@@ -316,6 +319,39 @@ static int stop_read(struct ptlog_reader *reader, const char **wrong)
     return err;
 }
 
+/* Names are for people: printable, and ended. */
+static const char *stats_read(struct ptlog_reader *reader)
+{
+    const uint8_t *bytes;
+
+    reader->stats = 0;
+    while ((bytes = take(reader, STAT_SIZE)) != NULL) {
+        struct ptlog_stat *stat = &reader->stat[reader->stats];
+        size_t length = strnlen((const char *)bytes, sizeof(stat->name));
+
+        if (reader->stats == PTLOG_STATS || length == sizeof(stat->name)) {
+            return "impossible statistics";
+        }
+        for (size_t i = 0; i < length; i++) {
+            if (bytes[i] < ' ' || bytes[i] > '~') {
+                return "impossible statistics";
+            }
+        }
+        memset(stat->name, 0, sizeof(stat->name));
+        memcpy(stat->name, bytes, length);
+        stat->value = load_le64(bytes + STAT_SIZE - 8);
+        reader->stats++;
+    }
+    return reader->chunk_at == reader->chunk_size ? NULL : "statistics are cut off";
+}
+
+const struct ptlog_stat *ptlog_reader_stats(const struct ptlog_reader *reader,
+                                            unsigned *count)
+{
+    *count = reader->stats;
+    return reader->stat;
+}
+
 int ptlog_reader_next(struct ptlog_reader *reader, const struct ptlog_stop **stop,
                       struct umbra_error *error)
 {
@@ -323,6 +359,14 @@ int ptlog_reader_next(struct ptlog_reader *reader, const struct ptlog_stop **sto
     const uint8_t *bytes;
     int ret = chunk_read(reader, error);
 
+    if (ret == PTLOG_KVM) {
+        wrong = stats_read(reader);
+        if (wrong != NULL) {
+            return damaged(reader, error, wrong);
+        }
+        wrong = "unknown chunk";
+        ret = chunk_read(reader, error);
+    }
     if (ret < 0) {
         return ret;
     }

@@ -304,6 +304,25 @@ int ptlog_write_stop(struct ptlog_writer *writer, uint64_t time_ns,
                                   "cannot record a stop (%zu tables)", writer->tables);
 }
 
+int ptlog_write_stats(struct ptlog_writer *writer, const struct ptlog_stat *stats,
+                      unsigned count, struct umbra_error *error)
+{
+    int err = 0;
+
+    for (unsigned i = 0; i < count && i < PTLOG_STATS && err == 0; i++) {
+        for (unsigned n = 0; n < sizeof(stats[i].name) && err == 0; n++) {
+            err = put(writer, (uint8_t)stats[i].name[n], 1);
+        }
+        err = err == 0 ? put(writer, stats[i].value, 8) : err;
+    }
+    if (err == 0) {
+        err = chunk_write(writer, PTLOG_KVM);
+    }
+    return err == 0 ? 0
+                    : error_errno(error, UMBRA_ERROR_INTERNAL, -err,
+                                  "cannot record KVM's statistics");
+}
+
 int ptlog_writer_finish(struct ptlog_writer *writer, struct umbra_error *error)
 {
     int err = put(writer, writer->stops, 4);

@@ -13,11 +13,11 @@
 
 #define COMMAND "mmu record"
 
-enum { DEFAULT_EVERY_MS = 50, MAX_BREAKPOINTS = 4 };
+enum { DEFAULT_EVERY_MS = 50, MAX_BREAKPOINTS = 16, FOREVER_MS = 1000 * 86400 * 7 };
 
 struct record {
     struct umbra_config *config;
-    const char *name, *output, *until;
+    const char *name, *output, *until, *from;
     bool configured, quiet, ended;
     uint64_t every, stops;
     uint64_t breakpoint[MAX_BREAKPOINTS];
@@ -46,6 +46,8 @@ static bool set_option(void *context, const char *name, const char *value)
         record->output = value;
     } else if (strcmp(name, "until") == 0) {
         record->until = value;
+    } else if (strcmp(name, "from") == 0) {
+        record->from = value;
     } else if (strcmp(name, "every") == 0) {
         return number_in(value, 1, 1000000, &record->every);
     } else if (strcmp(name, "stops") == 0) {
@@ -107,30 +109,29 @@ static int take_stop(struct record *record)
     return err;
 }
 
-/* Set the breakpoints, once the vCPU that stands on one has been moved off it. */
+/* Software breakpoints: debug registers do not work under every KVM. */
 static int arm(struct record *record)
 {
     struct umbra_vm *vm = mmu_guest_vm(&record->guest);
-    struct umbra_error *error = &record->guest.error;
     int err = 0;
 
-    if (vm == NULL || record->breakpoints == 0) {
-        return 0;
-    }
-    if (record->guest.stop.kind == UMBRA_STOP_BREAKPOINT) {
-        for (unsigned i = 0; i < record->breakpoints; i++) {
-            (void)umbra_breakpoint_remove(vm, UMBRA_BREAKPOINT_HARDWARE,
-                                          record->breakpoint[i], 1, NULL);
-        }
-        /* A vCPU that cannot step goes on at the breakpoint: a stop more, nothing worse. */
-        (void)umbra_vm_step(vm, record->guest.stop.vcpu, NULL, NULL);
-    }
     for (unsigned i = 0; i < record->breakpoints && err == 0; i++) {
-        err = umbra_breakpoint_add(vm, UMBRA_BREAKPOINT_HARDWARE, record->breakpoint[i],
-                                   1, error);
+        err = umbra_breakpoint_add(vm, UMBRA_BREAKPOINT_SOFTWARE, record->breakpoint[i],
+                                   1, &record->guest.error);
     }
-    record->guest.breakpoints = true;
+    record->guest.breakpoints = record->breakpoints > 0;
     return err;
+}
+
+/* Up to where the recording is to begin. */
+static int begin(struct record *record)
+{
+    int err = 0;
+
+    if (record->from != NULL) {
+        err = mmu_guest_run(&record->guest, record->from, FOREVER_MS);
+    }
+    return err == 0 ? arm(record) : err;
 }
 
 /* Let it run until the next stop is due. 0; 1: this stop is the last; or -errno. */
@@ -157,9 +158,65 @@ static int run_on(struct record *record)
     return ret;
 }
 
+/* ---- KVM's own account -------------------------------------------------------------------- */
+
+/* What a shadow MMU does; under nested paging most stay 0. */
+static bool stat_tells(const char *name)
+{
+    static const char *const names[] = { "pf_",           "mmu_",   "remote_tlb_flush",
+                                         "tlb_flush",     "invlpg", "pages_",
+                                         "insn_emulation" };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strncmp(name, names[i], strlen(names[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+struct stats {
+    struct ptlog_stat stat[PTLOG_STATS];
+    unsigned count;
+};
+
+static void note_stat(void *context, const struct umbra_kvm_stat *stat)
+{
+    struct stats *stats = context;
+    unsigned at = 0;
+
+    if (!stat_tells(stat->name) || stat->count != 1) {
+        return;
+    }
+    while (at < stats->count && strcmp(stats->stat[at].name, stat->name) != 0) {
+        at++;
+    }
+    if (at < PTLOG_STATS) {
+        snprintf(stats->stat[at].name, sizeof(stats->stat[at].name), "%s", stat->name);
+        stats->stat[at].value += stat->values[0];
+        stats->count += at == stats->count;
+    }
+}
+
+/* Of all vCPUs and the VM, since its creation. */
+static int record_stats(struct record *record)
+{
+    struct umbra_vm *vm = mmu_guest_vm(&record->guest);
+    struct stats stats = { .count = 0 };
+
+    for (int i = -1; vm != NULL && i < (int)record->guest.cpus; i++) {
+        if (umbra_vm_kvm_stats(vm, i, note_stat, &stats, NULL) != 0) {
+            return 0; /* an older KVM has none */
+        }
+    }
+    return stats.count == 0 ? 0
+                            : ptlog_write_stats(record->writer, stats.stat, stats.count,
+                                                &record->guest.error);
+}
+
 static int record_run(struct record *record)
 {
-    int err = 0, more = 0;
+    int err = begin(record), more = 0;
 
     while (err == 0) {
         err = take_stop(record);
@@ -167,10 +224,10 @@ static int record_run(struct record *record)
             (record->stops != 0 && record->taken >= record->stops)) {
             break;
         }
-        err = arm(record);
-        more = err == 0 ? run_on(record) : 0;
-        err = more < 0 ? more : err;
+        more = run_on(record);
+        err = more < 0 ? more : 0;
     }
+    err = err == 0 ? record_stats(record) : err;
     return err == 0 ? ptlog_writer_finish(record->writer, &record->guest.error) : err;
 }
 
@@ -238,9 +295,10 @@ static int open_guest(struct record *record)
     if (record->name == NULL) {
         return mmu_guest_open_config(&record->guest, COMMAND, record->config);
     }
-    if (record->until != NULL || record->breakpoints > 0 || record->stops == 0) {
+    if (record->until != NULL || record->from != NULL || record->breakpoints > 0 ||
+        record->stops == 0) {
         return cli_usage(COMMAND, "of a VM that runs elsewhere --stops N are recorded; "
-                                  "--until and --at need a guest of its own");
+                                  "--from, --until and --at need a guest of its own");
     }
     return mmu_guest_open_name(&record->guest, COMMAND, record->name);
 }
@@ -252,7 +310,10 @@ static int record_parse(struct record *record, int argc, char **argv)
         { "every", "MS", "time between stops; default 50" },
         { "stops", "N", "end after so many" },
         { "until", "TEXT", "end when the console says this" },
-        { "at", "ADDRESS", "also stop at this kernel instruction (four at most)" },
+        { "from", "TEXT", "begin when the console says this; default at once" },
+        { "at", "ADDRESS",
+          "also stop at this kernel instruction, in place when the recording begins "
+          "(repeat)" },
         { "quiet", NULL, "say nothing" },
         { NULL, NULL, NULL },
     };

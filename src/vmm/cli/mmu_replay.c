@@ -61,6 +61,69 @@ static int bench_run(struct bench *bench, struct umbra_error *error)
     return ret;
 }
 
+/* What a shadow MMU counts, by KVM's names and by ours. */
+static const struct {
+    const char *kvm;
+    enum shadow_event ours[3];
+    unsigned count;
+} counted[] = {
+    { "pf_guest", { SHADOW_EXIT_TRUE_FAULT }, 1 },
+    { "pf_fixed",
+      { SHADOW_EXIT_HIDDEN_FILL, SHADOW_EXIT_DIRTY, SHADOW_EXIT_WP_CLEAR },
+      3 },
+    { "mmu_pte_write", { SHADOW_EXIT_TABLE_WRITE }, 1 },
+    { "mmu_cache_miss", { SHADOW_PAGE_NEW }, 1 },
+    { "mmu_shadow_zapped", { SHADOW_PAGE_ZAP }, 1 },
+    { "mmu_flooded", { SHADOW_PAGE_FLOOD }, 1 },
+    { "mmu_recycled", { SHADOW_PAGE_EVICT }, 1 },
+    { "remote_tlb_flush", { SHADOW_REMOTE_FLUSH }, 1 },
+    { "invlpg", { SHADOW_EXIT_INVLPG }, 1 },
+};
+
+static void kvm_row(const char *name, uint64_t value, const struct sim_result *results,
+                    unsigned count)
+{
+    printf("%-32s %14" PRIu64, name, value);
+    for (unsigned row = 0; row < ARRAY_SIZE(counted); row++) {
+        if (strcmp(counted[row].kvm, name) != 0) {
+            continue;
+        }
+        for (unsigned i = 0; i < count; i++) {
+            uint64_t ours = 0;
+
+            for (unsigned n = 0; n < counted[row].count; n++) {
+                ours += results[i].shadow.count[counted[row].ours[n]];
+            }
+            if (results[i].kind > SIM_NESTED) {
+                printf(" %14" PRIu64, ours);
+            }
+        }
+    }
+    putchar('\n');
+}
+
+/* KVM's counts since the guest's creation, beside those of the replay. */
+static void kvm_report(const struct bench *bench, const struct sim_result *results)
+{
+    const struct ptlog_stat *stats;
+    unsigned count;
+
+    stats = ptlog_reader_stats(bench->reader, &count);
+    if (count == 0) {
+        return;
+    }
+    printf("\n%-32s %14s", "KVM's statistics, and ours", "KVM");
+    for (unsigned i = 0; i < bench->count; i++) {
+        if (results[i].kind > SIM_NESTED) {
+            printf(" %14s", sim_kind_name(results[i].kind));
+        }
+    }
+    putchar('\n');
+    for (unsigned i = 0; i < count; i++) {
+        kvm_row(stats[i].name, stats[i].value, results, bench->count);
+    }
+}
+
 static void bench_report(const struct bench *bench, const struct mmu_replay *options)
 {
     struct sim_result results[KINDS];
@@ -82,6 +145,9 @@ static void bench_report(const struct bench *bench, const struct mmu_replay *opt
                log->refused > 0 ? " (some registers were impossible)" : "");
     }
     options->report(stdout, results, bench->count);
+    if (!options->quiet) {
+        kvm_report(bench, results);
+    }
 }
 
 static int replay_bytes(const struct mmu_replay *options, const void *bytes, size_t size)
