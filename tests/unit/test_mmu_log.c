@@ -102,7 +102,8 @@ static void guest_step(struct guest *guest)
     }
 }
 
-static const struct ptlog_stat stats[2] = { { "pf_fixed", 5 }, { "invlpg", UINT64_MAX } };
+static const struct ptlog_stat kvm_stats[2] = { { "pf_fixed", 5 },
+                                                { "invlpg", UINT64_MAX } };
 
 static void write_log(uint64_t seed, unsigned stops, char **bytes, size_t *size,
                       struct guest *guest)
@@ -124,7 +125,7 @@ static void write_log(uint64_t seed, unsigned stops, char **bytes, size_t *size,
     }
     assert_int_equal(
         ptlog_write_stop(writer, stops * 1000u, guest->cpu, &guest->image, &error), 0);
-    assert_int_equal(ptlog_write_stats(writer, stats, 2, &error), 0);
+    assert_int_equal(ptlog_write_stats(writer, kvm_stats, 2, &error), 0);
     assert_int_equal(ptlog_writer_finish(writer, &error), 0);
     ptlog_writer_destroy(writer);
     assert_int_equal(fclose(out), 0);
@@ -169,7 +170,8 @@ static void test_round_trip(void **state)
             assert_true(stops > 1 || stop->changes >= 8);
         }
         assert_int_equal(stops, 31);
-        assert_memory_equal(ptlog_reader_stats(reader, &count), stats, sizeof(stats));
+        assert_memory_equal(ptlog_reader_stats(reader, &count), kvm_stats,
+                            sizeof(kvm_stats));
         assert_int_equal(count, 2);
         for (unsigned cpu = 0; cpu < 2;
              cpu++) { /* the last stop's spaces, page by page */
