@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* A virtio balloon's driver over a pool of pages, in ring 3. The host leads by the target: so
  * many pages in the balloon, 0: all back and written again, 2: report the whole pool as free,
- * 1: the end. Words: pool=MIB, packed, indirect, event (features), hostile. */
+ * 1: the end. Words: pool=MIB, packed, indirect, event (features), hostile; rounds=N: write,
+ * report and look again, without the host's lead. */
 #include "virtio.h"
 
 #define PAGE   4096
@@ -249,6 +250,52 @@ static void follow(void)
         check_pool(pool_pages);
 }
 
+/* Every round writes all, reports pieces of odd sizes here and there, and finds those zero and
+ * all others as written. Returns how many pages were not, or -1. */
+static uint64_t round_run(void *argument)
+{
+    uint64_t round = *(uint64_t *)argument, page, bad = 0;
+    struct ring_buffer buffers[REPORT];
+    unsigned count = 0, i;
+
+    for (page = 0; page < pool_pages; page++)
+        for (i = 0; i < PAGE / 8; i++)
+            pool(page)[i] = pattern(page + round * pool_pages, i);
+    for (page = 0; page < pool_pages; page++) {
+        if (pattern(page, (unsigned)round) % 3) { /* stays */
+            continue;
+        }
+        buffers[count++] = (struct ring_buffer){ pool(page), PAGE };
+        if (count == REPORT && !request(REPORTING, buffers, 0, count))
+            return UINT64_MAX;
+        count %= REPORT;
+    }
+    if (count && !request(REPORTING, buffers, 0, count))
+        return UINT64_MAX;
+    for (page = 0; page < pool_pages; page++) {
+        bool gone = !(pattern(page, (unsigned)round) % 3);
+
+        for (i = 0; i < PAGE / 8; i++)
+            if (pool(page)[i] != (gone ? 0 : pattern(page + round * pool_pages, i))) {
+                bad++;
+                break;
+            }
+    }
+    return bad;
+}
+
+static void play_rounds(uint64_t rounds)
+{
+    uint64_t round, bad;
+
+    for (round = 0; round < rounds; round++) {
+        bad = user_run(round_run, &round, NULL);
+        if (bad)
+            guest_fail("round %lu: %lu pages are wrong", round, bad);
+    }
+    print("%lu rounds\n", rounds);
+}
+
 /* ---- A driver that lies -------------------------------------------------------------------- */
 
 static const uint32_t
@@ -318,7 +365,7 @@ static void hostile(uint64_t features)
 
 int guest_main(int argc, char **argv)
 {
-    uint64_t features = 0, mib;
+    uint64_t features = 0, mib, rounds = 0;
     bool lying = false;
     int i;
 
@@ -337,8 +384,12 @@ int guest_main(int argc, char **argv)
         guest_fail("there is no virtio-balloon");
     set_up(features);
     interrupts_on();
+    if (boot_option("rounds"))
+        number_parse(boot_option("rounds"), &rounds);
     if (lying)
         hostile(features);
+    else if (rounds)
+        play_rounds(rounds);
     else
         follow();
     return EXIT_PASS;
