@@ -117,6 +117,9 @@ class Inspect(unittest.TestCase):
         stores = {c["table_stores"] for c in json.loads(report.stdout)["configurations"]}
         self.assertEqual(len(stores), 1)
         self.assertGreaterEqual(min(stores), 2048)  # all that this guest maps, 2 MiB each
+        report = self.report(*GUEST, "--until", "ready", "--log", log)
+        self.assertEqual(len(report["spaces"]), 1)  # the same root, loaded again
+        self.judge(report)
         # To the guest's end.
         result = run("mmu", "record", "--kernel", os.path.join(os.environ["UMBRA_GUESTS"],
                      "exit.elf"), "--append", "value=7", "--output", log)

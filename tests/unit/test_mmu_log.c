@@ -310,6 +310,62 @@ static void test_events(void **state)
     free(bytes);
 }
 
+/* ---- A stock Debian kernel's boot, recorded with umbra mmu record ---------------------------------- */
+
+static void *read_file(const char *path, size_t *size)
+{
+    FILE *in = fopen(path, "rb");
+    void *bytes = malloc(1 << 20);
+
+    assert_true(in != NULL && bytes != NULL);
+    *size = fread(bytes, 1, 1 << 20, in);
+    fclose(in);
+    return bytes;
+}
+
+static void test_boot(void **state)
+{
+    enum { KINDS = SIM_SHADOW_VTLB + 1, AUDIT = 50 };
+    const struct replay_config config = { .cost = cost_default };
+    struct sim_result result[KINDS];
+    struct umbra_error error;
+    size_t size;
+    void *bytes = read_file(SOURCE_DIR "/tests/unit/data/debian-boot.ptlog", &size);
+
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        const struct ptlog_stop *stop;
+        struct ptlog_reader *reader;
+        struct replay *replay;
+        uint64_t stops = 0;
+
+        assert_int_equal(ptlog_reader_create(bytes, size, &reader, &error), 0);
+        assert_int_equal(replay_create(ptlog_reader_meta(reader), &config,
+                                       (enum sim_kind)kind, &replay, &error),
+                         0);
+        while (ptlog_reader_next(reader, &stop, &error) == 1) {
+            if (replay_stop(replay, stop, &error) != 0 ||
+                (stops++ % AUDIT == 0 && replay_audit(replay, &error) != 0)) {
+                fail_msg("stop %llu: %s", (unsigned long long)stops, error.message);
+            }
+        }
+        if (replay_compare(replay, ptlog_reader_image(reader), &error) != 0) {
+            fail_msg("%s", error.message);
+        }
+        /* A kernel maps its tables: that mapping was found. */
+        assert_true(replay_counters(replay)->unseen * 100 <
+                    replay_counters(replay)->stores);
+        replay_result(replay, &result[kind]);
+        replay_destroy(replay);
+        ptlog_reader_destroy(reader);
+    }
+    assert_true(result[SIM_NESTED].exits < result[SIM_SHADOW_VTLB].exits);
+    assert_true(result[SIM_SHADOW_UNSYNC].exits < result[SIM_SHADOW_WP].exits);
+    assert_true(result[SIM_SHADOW_UNSYNC].shadow.count[SHADOW_EXIT_TABLE_WRITE] <
+                result[SIM_SHADOW_WP].shadow.count[SHADOW_EXIT_TABLE_WRITE]);
+    assert_int_equal(result[SIM_SHADOW_VTLB].shadow.count[SHADOW_EXIT_TABLE_WRITE], 0);
+    free(bytes);
+}
+
 /* ---- Damage --------------------------------------------------------------------------------------------- */
 
 /* How reading ends: 0 at the log's end, else -errno. */
@@ -353,10 +409,9 @@ static void test_damage(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_replay),
-        cmocka_unit_test(test_events),
-        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_events),     cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_boot),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,10 +3,13 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include "shadowpt-sim/ptlog.h"
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/mmu.h"
+#include "vmm/cli/mmu_replay.h"
 #include "vmm/cli/mmu_space.h"
 #include "vmm/cli/options.h"
 
@@ -29,7 +32,7 @@ struct candidate {
 
 struct inspect {
     struct umbra_config *config;
-    const char *name, *core, *until;
+    const char *name, *core, *until, *log;
     bool configured, json, scan, ranges, cost;
     uint64_t after, sample;
     struct mmu_space_options space;
@@ -99,6 +102,8 @@ static bool set_option(void *context, const char *name, const char *value)
 
     if (strcmp(name, "core") == 0) {
         inspect->core = value;
+    } else if (strcmp(name, "log") == 0) {
+        inspect->log = value;
     } else if (strcmp(name, "until") == 0) {
         inspect->until = value;
     } else if (strcmp(name, "json") == 0) {
@@ -181,6 +186,35 @@ static int sample(struct inspect *inspect)
     return err;
 }
 
+/* The CR3s at the stops of a log. */
+static int note_logged(struct inspect *inspect)
+{
+    const struct ptlog_stop *stop;
+    struct ptlog_reader *reader;
+    size_t size;
+    void *bytes;
+    int err = mmu_log_map(inspect->log, &bytes, &size, &inspect->guest.error);
+
+    if (err != 0) {
+        return err;
+    }
+    err = ptlog_reader_create(bytes, size, &reader, &inspect->guest.error);
+    while (err == 0 &&
+           (err = ptlog_reader_next(reader, &stop, &inspect->guest.error)) == 1) {
+        const struct ptlog_meta *meta = ptlog_reader_meta(reader);
+
+        for (unsigned i = 0; i < meta->cpus; i++) {
+            if (i < inspect->guest.cpus && (stop->cpu[i].cr0 & CR0_PG)) {
+                candidate_add(inspect, stop->cpu[i].cr3, MMU_SPACE_SEEN, i);
+            }
+        }
+        err = 0;
+    }
+    ptlog_reader_destroy(reader);
+    munmap(bytes, size);
+    return err;
+}
+
 /* Do the kernel's halves agree, flags that the processor sets apart, and do all entries of the
  * user's half lead to memory? */
 static bool root_alike(const struct inspect *inspect, const uint64_t *root,
@@ -250,8 +284,11 @@ static int scan(struct inspect *inspect)
 
 static int find_spaces(struct inspect *inspect)
 {
-    int err = inspect->sample > 0 ? sample(inspect) : 0;
+    int err = inspect->log != NULL ? note_logged(inspect) : 0;
 
+    if (err == 0 && inspect->sample > 0) {
+        err = sample(inspect);
+    }
     if (err == 0) {
         err = note_loaded(inspect, MMU_SPACE_LOADED);
     }
@@ -427,6 +464,7 @@ static int inspect_parse(struct inspect *inspect, int argc, char **argv)
         { "after", "MS", "... or for so long (with --until: at most)" },
         { "cr3", "VALUE", "also the address space with this root (repeat)" },
         { "sample", "N", "also those that are loaded at N stops, 20 ms apart" },
+        { "log", "FILE", "also those of a log that umbra mmu record made of it" },
         { "scan", NULL, "also those whose root tables are found in memory" },
         { "check", "N", "ask KVM about every Nth page; default 1, 0: none" },
         { "limit", "N", "page-table entries to read of one space; default 67108864" },

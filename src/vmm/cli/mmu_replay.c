@@ -172,25 +172,44 @@ static int replay_bytes(const struct mmu_replay *options, const void *bytes, siz
     return err == 0 ? EXIT_STATUS_OK : exit_status_fail(COMMAND, &error);
 }
 
-int mmu_replay(const struct mmu_replay *options)
+int mmu_log_map(const char *path, void **bytes, size_t *size, struct umbra_error *error)
 {
-    int fd = open(options->log, O_RDONLY | O_CLOEXEC), status = EXIT_STATUS_MISSING;
-    void *bytes = MAP_FAILED;
+    int fd = open(path, O_RDONLY | O_CLOEXEC), err = fd < 0 ? errno : 0;
     struct stat st;
 
-    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0) {
-        bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    *error = (struct umbra_error){ .code = UMBRA_ERROR_MISSING, .errnum = err };
+    if (err == 0) {
+        error->code = UMBRA_ERROR_CONFIG;
+        err = fstat(fd, &st) != 0                       ? errno
+              : !S_ISREG(st.st_mode) || st.st_size == 0 ? ENODATA
+                                                        : 0;
     }
-    if (bytes == MAP_FAILED) {
-        fprintf(stderr, "umbra " COMMAND ": cannot read the log %s: %s\n", options->log,
-                fd < 0 ? strerror(errno) : "it is no file with contents");
-        status = fd < 0 ? EXIT_STATUS_MISSING : EXIT_STATUS_CONFIG;
-    } else {
-        status = replay_bytes(options, bytes, (size_t)st.st_size);
-        munmap(bytes, (size_t)st.st_size);
+    if (err == 0) {
+        *size = (size_t)st.st_size;
+        *bytes = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
+        err = *bytes == MAP_FAILED ? errno : 0;
     }
     if (fd >= 0) {
         close(fd);
     }
+    if (err != 0) {
+        snprintf(error->message, sizeof(error->message), "cannot read the log %s: %s",
+                 path, strerror(err));
+    }
+    return -err;
+}
+
+int mmu_replay(const struct mmu_replay *options)
+{
+    struct umbra_error error;
+    size_t size;
+    void *bytes;
+    int status;
+
+    if (mmu_log_map(options->log, &bytes, &size, &error) != 0) {
+        return exit_status_fail(COMMAND, &error);
+    }
+    status = replay_bytes(options, bytes, size);
+    munmap(bytes, size);
     return status;
 }

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include <umbra/umbra.h>
+
 #include "shadowpt-sim/sim.h"
 
 struct mmu_replay {
@@ -15,6 +17,9 @@ struct mmu_replay {
     void (*report)(FILE *out, const struct sim_result *results, unsigned count);
     bool quiet; /* no account of the log itself */
 };
+
+/* Map a log's bytes; munmap() them. 0 or -errno. */
+int mmu_log_map(const char *path, void **bytes, size_t *size, struct umbra_error *error);
 
 /* Replay and report; an exit status. */
 int mmu_replay(const struct mmu_replay *options);
