@@ -279,7 +279,7 @@ static void step_peer(struct rig *r, struct fuzz_input *in)
 {
     unsigned which = fuzz_byte(in);
     int *peer = &r->peers[which % PEERS];
-    static uint8_t bytes[1 << 16];
+    static uint8_t bytes[1 << 17];
     int fd;
 
     while (free_peer(r) != NULL && read(r->accepted, &fd, sizeof(fd)) == sizeof(fd)) {
