@@ -27,7 +27,7 @@ static void want(int ret, int expected, const char *what)
 
 #define WANT(call) want((call), 0, #call)
 
-static const int64_t patience = 100000;
+static const int64_t patience = 140000;
 
 static void on_log(void *context, enum umbra_log_level level, const char *line)
 {
@@ -124,7 +124,7 @@ int main(int argc, char **argv)
     /* The plain channel, beside the console. */
     type(vm, hvc,
          "for p in /sys/class/virtio-ports/*; do grep -q org.umbra.agent $p/name && "
-         "cat </dev/${p##*/} >/dev/${p##*/} & done\n");
+         "cat <>/dev/${p##*/} >&0 & done\n" /* it opens only once */);
     WANT(umbra_console_expect(vm, hvc, "# ", 0, patience, NULL, &error));
     type(vm, agent, "through the channel\n");
     WANT(umbra_console_expect(vm, agent, "^through the channel$", UMBRA_EXPECT_REGEX,
