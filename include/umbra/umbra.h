@@ -561,15 +561,16 @@ UMBRA_API int umbra_device_add(struct umbra_vm *vm, const struct umbra_device *d
 /** What goes wrong. The opportunity is what the device does anyway: a rule decides for each
  * one whether the fault happens, from its seed alone. */
 enum umbra_fault_kind {
-    UMBRA_FAULT_IO_ERROR, /**< disk: a request fails; rng: no bytes; other devices: a register
-                              access reaches nobody */
-    UMBRA_FAULT_SHORT,     /**< only the first bytes move (a disk's request then fails) */
-    UMBRA_FAULT_DELAY,     /**< it happens later; frames behind it may overtake */
-    UMBRA_FAULT_DROP,      /**< a frame vanishes */
-    UMBRA_FAULT_DUPLICATE, /**< a frame comes twice */
-    UMBRA_FAULT_CORRUPT,   /**< one bit of the data is flipped */
-    UMBRA_FAULT_LINK_FLAP, /**< at a frame, the link goes down for a while */
-    UMBRA_FAULT_IRQ_LOST,  /**< an interrupt (line, MSI) is not delivered */
+    UMBRA_FAULT_IO_ERROR, /**< disk: a request fails; rng: no bytes; vsock: a connection is
+                              reset at a packet; other devices: a register access reaches
+                              nobody */
+    UMBRA_FAULT_SHORT,    /**< only the first bytes move (a disk's request then fails) */
+    UMBRA_FAULT_DELAY,    /**< it happens later; frames behind it may overtake */
+    UMBRA_FAULT_DROP,     /**< a frame vanishes */
+    UMBRA_FAULT_DUPLICATE,    /**< a frame comes twice */
+    UMBRA_FAULT_CORRUPT,      /**< one bit of the data is flipped */
+    UMBRA_FAULT_LINK_FLAP,    /**< at a frame, the link goes down for a while */
+    UMBRA_FAULT_IRQ_LOST,     /**< an interrupt (line, MSI) is not delivered */
     UMBRA_FAULT_IRQ_SPURIOUS, /**< an interrupt without a cause: virtio, as a request begins;
                                  lines, after they fell */
     UMBRA_FAULT_MEMORY_GONE, /**< RAM [address, address+bytes) is there no more: reads give

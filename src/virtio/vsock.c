@@ -10,6 +10,7 @@
 #include <linux/virtio_ids.h>
 
 #include "base/error.h"
+#include "devices/faults.h"
 #include "virtio/registry.h"
 
 /* ---- Deadlines ---------------------------------------------------------------------------- */
@@ -125,6 +126,7 @@ static const struct virtio_device_facts vsock_facts = {
     .type = "virtio-vsock",
     .device_id = VIRTIO_ID_VSOCK,
     .pci_class = 0x028000, /* network, other */
+    .faults = FAULT_BIT(UMBRA_FAULT_IO_ERROR),
     .config_size = sizeof(struct virtio_vsock_config),
     .ops = {
         .reset = vsock_reset,

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "devices/faults.h"
 #include "virtio/vsock.h"
 
 enum { PACKET_BUDGET = 256 /* packets in one go: others want the loop too */ };
@@ -82,6 +83,16 @@ static uint32_t refusal_put(struct virtio_vsock *vsock)
     return VSOCK_HEADER;
 }
 
+/* A planned fault of a packet with data: its connection is to break. */
+static bool packet_faulty(struct virtio_vsock *vsock, bool to_guest, uint32_t length)
+{
+    struct virtio_queue *queue = &vsock->device.queues[to_guest ? VSOCK_RX : VSOCK_TX];
+    struct fault_hits hits;
+
+    return virtio_queue_draw(queue, to_guest ? UMBRA_FAULT_IN : UMBRA_FAULT_OUT, length,
+                             &hits);
+}
+
 /* A packet of @stream's into the popped buffer. */
 static uint32_t packet_put(struct vsock_stream *stream, uint16_t op, uint32_t flags,
                            uint32_t length)
@@ -126,6 +137,10 @@ static uint32_t stream_say(struct vsock_stream *stream)
         }
     }
     length = vsock_stream_read(stream, virtqueue_chain_writable(rx), rx->writable_count);
+    if (length > 0 && packet_faulty(stream->vsock, true, length)) {
+        vsock_stream_abort(stream, true);
+        return 0;
+    }
     if (length > 0) {
         return packet_put(stream, VIRTIO_VSOCK_OP_RW, 0, length);
     }
@@ -301,7 +316,9 @@ static const char *guest_sends(struct vsock_stream *stream,
     if (header->length > VSOCK_BUFFER - stream->used) {
         return "more data than it has credit for";
     }
-    if (header->length > 0) {
+    if (header->length > 0 && packet_faulty(stream->vsock, false, header->length)) {
+        vsock_stream_abort(stream, true);
+    } else if (header->length > 0) {
         vsock_stream_write(stream, chain, header->length);
     }
     return NULL;

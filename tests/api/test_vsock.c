@@ -186,6 +186,39 @@ static void test_stream(void **state)
     umbra_vm_destroy(vm);
 }
 
+/* A planned fault breaks a connection at the packet that it names; the next one works. */
+static void test_fault(void **state)
+{
+    const struct umbra_fault fault = { .size = sizeof(fault),
+                                       .kind = UMBRA_FAULT_IO_ERROR,
+                                       .device = "vsock",
+                                       .skip = 5,
+                                       .count = 1,
+                                       .direction = UMBRA_FAULT_OUT };
+    struct umbra_vm *vm = start("", "cid=3", "pci", "packed");
+    struct umbra_fault_event event = { .size = sizeof(event) };
+    struct umbra_error error;
+    unsigned echoed = 0;
+    char c = 'x';
+    int fd;
+
+    assert_ok(umbra_fault_add(vm, &fault, NULL, &error));
+    assert_ok(umbra_vsock_connect(vm, ECHO_PORT, patience, &fd, &error));
+    while (send(fd, &c, 1, MSG_NOSIGNAL) == 1 && recv(fd, &c, 1, 0) == 1) {
+        echoed++;
+    }
+    close(fd);
+    assert_int_equal(echoed, 5);
+    assert_int_equal(umbra_fault_event_at(vm, 0, &event), 0);
+    assert_int_equal(event.opportunity, 6);
+    assert_int_equal(umbra_fault_event_at(vm, 1, &event), -ENOENT);
+    assert_ok(umbra_vsock_connect(vm, ECHO_PORT, patience, &fd, &error));
+    assert_int_equal(send(fd, &c, 1, MSG_NOSIGNAL), 1);
+    assert_int_equal(recv(fd, &c, 1, 0), 1);
+    close(fd);
+    quit(vm, "echoed 7 bytes");
+}
+
 static int unix_socket(const char *path, bool listens)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -318,8 +351,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_both_ways), cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_paths),     cmocka_unit_test(test_misuse),
-        cmocka_unit_test(test_console),
+        cmocka_unit_test(test_paths),     cmocka_unit_test(test_fault),
+        cmocka_unit_test(test_misuse),    cmocka_unit_test(test_console),
     };
 
     api_need_kvm();
