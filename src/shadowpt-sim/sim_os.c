@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The simulated guest's operating system: it keeps page tables by storing into them
  * through its own mappings, and flushes as the architecture asks, much as Linux does. */
-#include "shadowpt-sim/sim_internal.h"
+#include "shadowpt-sim/sim_os_internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
-
-/* Beyond as many pages Linux reloads CR3 (tlb_single_page_flush_ceiling). */
-#define OS_INVLPG_MAX 33
-#define OS_LARGE      ((uint64_t)1 << 21)
-#define OS_TABLE_BITS (PTE_P | PTE_W | PTE_U | PTE_A)
 
 /* ---- Frames --------------------------------------------------------------------------- */
 
@@ -58,7 +53,7 @@ static int frame_alloc(struct sim_os *os, struct sim_stack *stack, uint64_t *gpa
     return 0;
 }
 
-static int table_alloc(struct sim_os *os, uint64_t *gpa)
+int os_table_alloc(struct sim_os *os, uint64_t *gpa)
 {
     int err = frame_alloc(os, &os->free_tables, gpa); /* zero: they were emptied */
 
@@ -68,20 +63,15 @@ static int table_alloc(struct sim_os *os, uint64_t *gpa)
     return err;
 }
 
-static void table_free(struct sim_os *os, uint64_t gpa)
+void os_table_free(struct sim_os *os, uint64_t gpa)
 {
     os->tables--;
     stack_push(&os->free_tables, gpa);
 }
 
-static uint64_t leaf_frame(uint64_t entry, unsigned level)
+void os_page_free(struct sim_os *os, uint64_t entry, unsigned level)
 {
-    return entry & PTE_ADDRESS_MASK & ~(level == 2 ? OS_LARGE - 1 : (uint64_t)0);
-}
-
-static void page_free(struct sim_os *os, uint64_t entry, unsigned level)
-{
-    uint64_t gpa = leaf_frame(entry, level);
+    uint64_t gpa = os_leaf_frame(entry, level);
 
     if (--os->refs[gpa >> MMU_PAGE_SHIFT] == 0) {
         stack_push(level == 2 ? &os->free_large : &os->free_pages, gpa);
@@ -90,47 +80,22 @@ static void page_free(struct sim_os *os, uint64_t entry, unsigned level)
 
 /* ---- Tables --------------------------------------------------------------------------- */
 
-static inline uint64_t table_load(const struct sim_machine *machine, uint64_t gpa)
-{
-    uint64_t value = 0;
-
-    (void)mmu_load(&machine->ram.memory, gpa, 8, &value);
-    return value;
-}
-
-static inline bool is_leaf(uint64_t entry, unsigned level)
-{
-    return level == 1 || (entry & PTE_PS);
-}
-
-static inline uint64_t entry_at(uint64_t table, uint64_t gva, unsigned level)
-{
-    return table + 8 * ((gva >> (12 + 9 * (level - 1))) & 511);
-}
-
-static struct sim_process *os_now(struct sim_machine *machine)
-{
-    return &machine->os.process[machine->os.current];
-}
-
-/* The GPA of @gva's entry at *@level or, where the walk ends above it, at a higher level.
- * With @make, missing tables are made. */
-static int entry_find(struct sim_machine *machine, uint64_t root, uint64_t gva,
-                      unsigned *level, bool make, uint64_t *at)
+int os_entry_find(struct sim_machine *machine, uint64_t root, uint64_t gva,
+                  unsigned *level, bool make, uint64_t *at)
 {
     uint64_t table = root;
 
     for (unsigned here = machine->config.levels;; here--) {
         uint64_t entry;
 
-        *at = entry_at(table, gva, here);
+        *at = os_entry_at(table, gva, here);
         if (here == *level) {
             return 0;
         }
-        entry = table_load(machine, *at);
+        entry = os_table_load(machine, *at);
         if (!(entry & PTE_P) && make) {
             uint64_t next;
-            int err = table_alloc(&machine->os, &next);
+            int err = os_table_alloc(&machine->os, &next);
 
             if (err == 0) {
                 entry = next | OS_TABLE_BITS;
@@ -148,48 +113,16 @@ static int entry_find(struct sim_machine *machine, uint64_t root, uint64_t gva,
     }
 }
 
-static uint64_t leaf_bits(uint8_t flags, bool write)
-{
-    return PTE_P | PTE_U | PTE_A | ((flags & SIM_WRITABLE) ? PTE_W : 0) |
-           (write ? PTE_D : 0) | ((flags & SIM_EXECUTABLE) ? 0 : PTE_NX);
-}
+/* ---- Flushes ------------------------------------------------------------------------- */
 
-/* ---- Flushes -------------------------------------------------------------------------- */
-
-static uint16_t os_pcid(const struct sim_machine *machine)
+uint16_t os_pcid(const struct sim_machine *machine)
 {
     return machine->config.pcid ? (uint16_t)(1 + machine->os.current % SIM_PCIDS) : 0;
 }
 
-static int flush_process(struct sim_machine *machine)
+int os_flush(struct sim_machine *machine)
 {
     return sim_cpu_load_cr3(machine, os_now(machine)->root, os_pcid(machine), true);
-}
-
-/* The pages whose entries changed. */
-struct changes {
-    uint64_t gva[OS_INVLPG_MAX];
-    uint64_t count;
-    bool tables; /* some went away */
-};
-
-static void changes_add(struct changes *changes, uint64_t gva)
-{
-    if (changes->count < OS_INVLPG_MAX) {
-        changes->gva[changes->count] = gva;
-    }
-    changes->count++;
-}
-
-static int changes_flush(struct sim_machine *machine, const struct changes *changes)
-{
-    if (changes->tables || changes->count > OS_INVLPG_MAX) {
-        return flush_process(machine);
-    }
-    for (unsigned i = 0; i < changes->count; i++) {
-        sim_cpu_invlpg(machine, changes->gva[i]);
-    }
-    return 0;
 }
 
 /* ---- Page faults ------------------------------------------------------------------------ */
@@ -206,8 +139,8 @@ static int map_large(struct sim_machine *machine, const struct sim_area *area,
         start + OS_LARGE > area->end) {
         return 1;
     }
-    err = entry_find(machine, os_now(machine)->root, gva, &level, true, &at);
-    if (err != 0 || level != 2 || (table_load(machine, at) & PTE_P)) {
+    err = os_entry_find(machine, os_now(machine)->root, gva, &level, true, &at);
+    if (err != 0 || level != 2 || (os_table_load(machine, at) & PTE_P)) {
         return err != 0 ? err : 1;
     }
     err = frame_alloc(&machine->os, &machine->os.free_large, &page);
@@ -215,11 +148,11 @@ static int map_large(struct sim_machine *machine, const struct sim_area *area,
         return 1;
     }
     machine->os.refs[page >> MMU_PAGE_SHIFT] = 1;
-    return sim_cpu_store(machine, at, page | PTE_PS | leaf_bits(area->flags, write));
+    return sim_cpu_store(machine, at, page | PTE_PS | os_leaf_bits(area->flags, write));
 }
 
-static int map_page(struct sim_machine *machine, const struct sim_area *area,
-                    uint64_t gva, bool write)
+int os_map_page(struct sim_machine *machine, const struct sim_area *area, uint64_t gva,
+                bool write)
 {
     uint64_t at, page;
     unsigned level = 1;
@@ -228,7 +161,7 @@ static int map_page(struct sim_machine *machine, const struct sim_area *area,
     if (err <= 0) {
         return err;
     }
-    err = entry_find(machine, os_now(machine)->root, gva, &level, true, &at);
+    err = os_entry_find(machine, os_now(machine)->root, gva, &level, true, &at);
     if (err == 0) {
         err = frame_alloc(&machine->os, &machine->os.free_pages, &page);
     }
@@ -236,7 +169,7 @@ static int map_page(struct sim_machine *machine, const struct sim_area *area,
         return err;
     }
     machine->os.refs[page >> MMU_PAGE_SHIFT] = 1;
-    return sim_cpu_store(machine, at, page | leaf_bits(area->flags, write));
+    return sim_cpu_store(machine, at, page | os_leaf_bits(area->flags, write));
 }
 
 /* A write to a page that is shared since a fork. */
@@ -244,7 +177,7 @@ static int copy_page(struct sim_machine *machine, uint64_t gva, uint64_t at,
                      uint64_t entry, unsigned level)
 {
     struct sim_os *os = &machine->os;
-    uint64_t old = leaf_frame(entry, level), page = old;
+    uint64_t old = os_leaf_frame(entry, level), page = old;
     int err;
 
     if (os->refs[old >> MMU_PAGE_SHIFT] > 1) {
@@ -289,310 +222,18 @@ int sim_os_fault(struct sim_machine *machine, uint64_t gva, uint32_t access)
         machine->count.segfaults++;
         return 1;
     }
-    err = entry_find(machine, process->root, gva, &level, false, &at);
+    err = os_entry_find(machine, process->root, gva, &level, false, &at);
     if (err != 0) {
         return err;
     }
-    entry = table_load(machine, at);
+    entry = os_table_load(machine, at);
     if (!(entry & PTE_P)) {
-        return map_page(machine, area, gva, access & MMU_WRITE);
+        return os_map_page(machine, area, gva, access & MMU_WRITE);
     }
     if ((access & MMU_WRITE) && !(entry & PTE_W)) {
         return copy_page(machine, gva, at, entry, level);
     }
     return 0;
-}
-
-/* ---- Ranges ----------------------------------------------------------------------------- */
-
-static bool range_of(const struct sim_event *event, uint64_t *start, uint64_t *end)
-{
-    *start = align_down(event->address, MMU_PAGE_SIZE);
-    *end = *start + ((uint64_t)event->pages << MMU_PAGE_SHIFT);
-    return event->pages != 0 && *end <= (uint64_t)1 << 47;
-}
-
-/* Free the table that @gva's entry of @level leads to, if it is empty. */
-static int table_reap(struct sim_machine *machine, uint64_t gva, unsigned level,
-                      bool *reaped)
-{
-    unsigned found = level;
-    uint64_t at, entry;
-    const uint64_t *table;
-    int err = entry_find(machine, os_now(machine)->root, gva, &found, false, &at);
-
-    *reaped = false;
-    entry = err == 0 && found == level ? table_load(machine, at) : 0;
-    if (err != 0 || !(entry & PTE_P) || (entry & PTE_PS)) {
-        return err;
-    }
-    table = sim_ram_host(&machine->ram, entry & PTE_ADDRESS_MASK, MMU_PAGE_SIZE);
-    for (unsigned i = 0; i < 512; i++) {
-        if (table[i] != 0) {
-            return 0;
-        }
-    }
-    *reaped = true;
-    table_free(&machine->os, entry & PTE_ADDRESS_MASK);
-    return sim_cpu_store(machine, at, 0);
-}
-
-/* Clear the entry of @gva, or with @keep set it to that area's rights. A large page that
- * the range has only a part of goes as a whole: pages have no contents here, and what is
- * still wanted of it faults in again. *@span: how far the entry reaches. */
-static int page_change(struct sim_machine *machine, uint64_t gva, uint64_t end,
-                       const int *keep, struct changes *changes, uint64_t *span)
-{
-    unsigned level = 1;
-    uint64_t at, entry, changed = 0, first;
-    int err = entry_find(machine, os_now(machine)->root, gva, &level, false, &at);
-
-    *span = (uint64_t)1 << (12 + 9 * (level - 1));
-    entry = err == 0 ? table_load(machine, at) : 0;
-    if (err != 0 || !(entry & PTE_P)) {
-        return err;
-    }
-    first = align_down(gva, *span);
-    if (keep != NULL && *keep != 0 &&
-        (level == 1 || (first == gva && gva + *span <= end))) {
-        bool shared = machine->os.refs[leaf_frame(entry, level) >> MMU_PAGE_SHIFT] > 1;
-
-        changed = (entry & ~(PTE_W | PTE_NX)) |
-                  (leaf_bits((uint8_t)*keep, false) & ~(shared ? PTE_W : (uint64_t)0));
-        if (changed == entry) {
-            return 0;
-        }
-    } else {
-        page_free(&machine->os, entry, level);
-    }
-    changes_add(changes, gva);
-    return sim_cpu_store(machine, at, changed);
-}
-
-static int range_change(struct sim_machine *machine, uint64_t start, uint64_t end,
-                        const int *keep)
-{
-    struct changes changes = { .count = 0 };
-    uint64_t span, gva;
-    bool reaped;
-    int err = 0;
-
-    for (gva = start; gva < end && err == 0; gva = align_down(gva, span) + span) {
-        err = page_change(machine, gva, end, keep, &changes, &span);
-    }
-    for (unsigned level = 2; level <= 3 && keep == NULL && changes.count > 0; level++) {
-        span = (uint64_t)1 << (12 + 9 * (level - 1));
-        for (gva = start; gva < end && err == 0; gva = align_down(gva, span) + span) {
-            err = table_reap(machine, gva, level, &reaped);
-            changes.tables |= reaped;
-        }
-    }
-    return err != 0 ? err : changes_flush(machine, &changes);
-}
-
-int sim_os_unmap(struct sim_machine *machine, const struct sim_event *event)
-{
-    uint64_t start, end;
-    int err;
-
-    if (!range_of(event, &start, &end)) {
-        machine->count.refused++;
-        return 0;
-    }
-    err = sim_area_set(os_now(machine), start, end, -1);
-    return err != 0 ? err : range_change(machine, start, end, NULL);
-}
-
-int sim_os_map(struct sim_machine *machine, const struct sim_event *event)
-{
-    uint64_t start, end;
-    int err = sim_os_unmap(machine, event); /* as MAP_FIXED */
-
-    if (err != 0 || !range_of(event, &start, &end)) {
-        return err;
-    }
-    err = sim_area_set(os_now(machine), start, end, event->flags);
-    for (uint64_t gva = start; (event->flags & SIM_POPULATE) && gva < end && err == 0;) {
-        unsigned level = 1;
-        uint64_t at;
-
-        err = map_page(machine, sim_area_find(os_now(machine), gva), gva,
-                       event->flags & SIM_WRITABLE);
-        if (err == 0) {
-            err = entry_find(machine, os_now(machine)->root, gva, &level, false, &at);
-        }
-        gva += (uint64_t)1 << (12 + 9 * (level - 1));
-    }
-    return err;
-}
-
-int sim_os_protect(struct sim_machine *machine, const struct sim_event *event)
-{
-    struct sim_process *process = os_now(machine);
-    const struct sim_area *area;
-    uint64_t start, end;
-    int flags = event->flags & (SIM_READABLE | SIM_WRITABLE | SIM_EXECUTABLE), err;
-
-    if (!range_of(event, &start, &end)) {
-        machine->count.refused++;
-        return 0;
-    }
-    area = sim_area_find(process, start);
-    if (area == NULL && !machine->config.auto_map) {
-        machine->count.refused++;
-        return 0;
-    }
-    if (area != NULL && flags != 0) {
-        flags |= area->flags & SIM_LARGE;
-    }
-    err = sim_area_set(process, start, end, flags);
-    return err != 0 ? err : range_change(machine, start, end, &flags);
-}
-
-/* ---- Processes -------------------------------------------------------------------------- */
-
-static int process_make(struct sim_machine *machine, unsigned id)
-{
-    struct sim_os *os = &machine->os;
-    uint64_t root;
-    int err = table_alloc(os, &root);
-
-    if (err != 0) {
-        return err;
-    }
-    err = sim_cpu_store(machine, root + (uint64_t)8 * os->kernel_index, os->kernel_entry);
-    os->process[id].root = root;
-    return err;
-}
-
-static int fork_table(struct sim_machine *machine, uint64_t from, uint64_t to,
-                      unsigned level)
-{
-    struct sim_os *os = &machine->os;
-    const uint64_t *table = sim_ram_host(&machine->ram, from, MMU_PAGE_SIZE);
-    unsigned count = level == machine->config.levels ? 256 : 512;
-    int err = 0;
-
-    for (unsigned i = 0; i < count && err == 0; i++) {
-        uint64_t entry = table[i], next;
-
-        if (!(entry & PTE_P)) {
-            continue;
-        }
-        if (!is_leaf(entry, level)) {
-            err = table_alloc(os, &next);
-            if (err == 0) {
-                err = sim_cpu_store(machine, to + 8 * (uint64_t)i, next | OS_TABLE_BITS);
-            }
-            if (err == 0) {
-                err = fork_table(machine, entry & PTE_ADDRESS_MASK, next, level - 1);
-            }
-            continue;
-        }
-        os->refs[leaf_frame(entry, level) >> MMU_PAGE_SHIFT]++;
-        if (entry & PTE_W) {
-            entry &= ~PTE_W;
-            err = sim_cpu_store(machine, from + 8 * (uint64_t)i, entry);
-        }
-        if (err == 0) {
-            err = sim_cpu_store(machine, to + 8 * (uint64_t)i, entry & ~PTE_D);
-        }
-    }
-    return err;
-}
-
-int sim_os_fork(struct sim_machine *machine, unsigned child)
-{
-    struct sim_process *parent = os_now(machine), *process = &machine->os.process[child];
-    int err;
-
-    if (process->root != 0) {
-        machine->count.refused++;
-        return 0;
-    }
-    err = process_make(machine, child);
-    if (err == 0 && parent->areas > 0) {
-        process->area = malloc(parent->areas * sizeof(*process->area));
-        if (process->area == NULL) {
-            return -ENOMEM;
-        }
-        memcpy(process->area, parent->area, parent->areas * sizeof(*process->area));
-        process->areas = process->capacity = parent->areas;
-    }
-    if (err == 0) {
-        err = fork_table(machine, parent->root, process->root, machine->config.levels);
-    }
-    return err != 0 ? err : flush_process(machine);
-}
-
-int sim_os_switch(struct sim_machine *machine, unsigned id)
-{
-    struct sim_os *os = &machine->os;
-    uint16_t pcid;
-    bool flush;
-    int err = os->process[id].root == 0 ? process_make(machine, id) : 0;
-
-    if (err != 0 || id == os->current) {
-        return err;
-    }
-    os->current = id;
-    pcid = os_pcid(machine);
-    flush = pcid == 0 || os->pcid_owner[pcid] != id + 1;
-    os->pcid_owner[pcid] = (uint16_t)(id + 1);
-    return sim_cpu_load_cr3(machine, os->process[id].root, pcid, flush);
-}
-
-static int exit_table(struct sim_machine *machine, uint64_t gpa, unsigned level)
-{
-    const uint64_t *table = sim_ram_host(&machine->ram, gpa, MMU_PAGE_SIZE);
-    unsigned count = level == machine->config.levels ? 256 : 512;
-    int err = 0;
-
-    for (unsigned i = 0; i < count && err == 0; i++) {
-        uint64_t entry = table[i];
-
-        if (!(entry & PTE_P)) {
-            continue;
-        }
-        if (is_leaf(entry, level)) {
-            page_free(&machine->os, entry, level);
-        } else {
-            err = exit_table(machine, entry & PTE_ADDRESS_MASK, level - 1);
-            table_free(&machine->os, entry & PTE_ADDRESS_MASK);
-        }
-        if (err == 0) {
-            err = sim_cpu_store(machine, gpa + 8 * (uint64_t)i, 0);
-        }
-    }
-    return err;
-}
-
-int sim_os_exit(struct sim_machine *machine, unsigned id)
-{
-    struct sim_os *os = &machine->os;
-    struct sim_process *process = &os->process[id];
-    int err;
-
-    if (id == 0 || process->root == 0) {
-        machine->count.refused++;
-        return 0;
-    }
-    err = exit_table(machine, process->root, machine->config.levels);
-    if (err == 0 && os->current == id) {
-        err = sim_os_switch(machine, 0);
-    }
-    for (unsigned i = 1; i <= SIM_PCIDS; i++) {
-        if (os->pcid_owner[i] == id + 1) {
-            os->pcid_owner[i] = 0;
-        }
-    }
-    if (err == 0) {
-        err = sim_cpu_store(machine, process->root + 8 * (uint64_t)os->kernel_index, 0);
-    }
-    table_free(os, process->root);
-    free(process->area);
-    memset(process, 0, sizeof(*process));
-    return err;
 }
 
 /* ---- Life ------------------------------------------------------------------------------- */
@@ -615,15 +256,15 @@ int sim_os_boot(struct sim_machine *machine)
     os->direct_map = levels == 5 ? 0xff11000000000000ull : 0xffff888000000000ull;
     os->kernel_index = (os->direct_map >> (12 + 9 * (levels - 1))) & 511;
     for (unsigned level = 3; level < levels; level++) {
-        err = table_alloc(os, &table);
+        err = os_table_alloc(os, &table);
         for (uint64_t gpa = 0; err == 0 && level == 3 && gpa < machine->config.ram;
              gpa += GIB) {
-            err = sim_cpu_store(machine, entry_at(table, os->direct_map + gpa, 3),
+            err = sim_cpu_store(machine, os_entry_at(table, os->direct_map + gpa, 3),
                                 gpa | PTE_P | PTE_W | PTE_A | PTE_D | PTE_G | PTE_PS |
                                     PTE_NX);
         }
         if (err == 0 && level > 3) {
-            err = sim_cpu_store(machine, entry_at(table, os->direct_map, level),
+            err = sim_cpu_store(machine, os_entry_at(table, os->direct_map, level),
                                 lower | PTE_P | PTE_W | PTE_A);
         }
         if (err != 0) {
@@ -632,11 +273,11 @@ int sim_os_boot(struct sim_machine *machine)
         lower = table;
     }
     os->kernel_entry = lower | PTE_P | PTE_W | PTE_A;
-    err = process_make(machine, 0);
+    err = os_process_make(machine, 0);
     if (err == 0) {
         err = sim_cpu_start(machine, os->process[0].root);
     }
-    return err != 0 ? err : flush_process(machine);
+    return err != 0 ? err : os_flush(machine);
 }
 
 void sim_os_destroy(struct sim_os *os)
