@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Reading traces. The files are not trusted: every line is bounded, every number checked. */
-#include "shadowpt-sim/trace.h"
+#include "shadowpt-sim/trace_internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -8,16 +8,11 @@
 
 #include "base/error.h"
 
-#define USER_END   ((uint64_t)1 << 47)
-#define LINE_BYTES 1024
-#define PAGES_MAX  (1u << 26)
 #define ACCESS_MAX 4096
-#define PENDING    65536
 
 /* ---- Numbers ------------------------------------------------------------------------------ */
 
-/* Digits of @base at *@text, no sign, no space. */
-static bool number(const char **text, unsigned base, uint64_t *value)
+bool trace_number(const char **text, unsigned base, uint64_t *value)
 {
     const char *at = *text;
 
@@ -44,23 +39,22 @@ static bool number(const char **text, unsigned base, uint64_t *value)
     return true;
 }
 
-/* As C writes them: 0x12 or 18. */
-static bool c_number(const char **text, uint64_t *value)
+bool trace_c_number(const char **text, uint64_t *value)
 {
     if ((*text)[0] == '0' && (*text)[1] == 'x') {
         *text += 2;
-        return number(text, 16, value);
+        return trace_number(text, 16, value);
     }
-    return number(text, 10, value);
+    return trace_number(text, 10, value);
 }
 
-static bool range_event(struct sim_event *event, enum sim_event_kind kind,
-                        uint64_t address, uint64_t bytes, uint64_t flags)
+bool trace_range(struct sim_event *event, enum sim_event_kind kind, uint64_t address,
+                 uint64_t bytes, uint64_t flags)
 {
     uint64_t pages = (bytes >> MMU_PAGE_SHIFT) + ((bytes & (MMU_PAGE_SIZE - 1)) != 0);
 
-    if (pages == 0 || pages > PAGES_MAX || address >= USER_END ||
-        (pages << MMU_PAGE_SHIFT) > USER_END - address) {
+    if (pages == 0 || pages > TRACE_PAGES_MAX || address >= TRACE_USER_END ||
+        (pages << MMU_PAGE_SHIFT) > TRACE_USER_END - address) {
         return false;
     }
     *event = (struct sim_event){ .kind = (uint8_t)kind,
@@ -77,9 +71,9 @@ static bool parse_access(const char *line, uint8_t flags, struct sim_event *even
 {
     uint64_t address, size;
 
-    if (!number(&line, 16, &address) || *line++ != ',' || !number(&line, 10, &size) ||
-        (*line != '\0' && *line != '\n') || size == 0 || size > ACCESS_MAX ||
-        address >= USER_END - size) {
+    if (!trace_number(&line, 16, &address) || *line++ != ',' ||
+        !trace_number(&line, 10, &size) || (*line != '\0' && *line != '\n') ||
+        size == 0 || size > ACCESS_MAX || address >= TRACE_USER_END - size) {
         return false;
     }
     *count = 1;
@@ -112,7 +106,7 @@ static bool parse_marked(const char *line, struct sim_event *event)
         }
         for (unsigned n = 0; n < verbs[i].numbers; n++) {
             at += strspn(at, " ");
-            if (!c_number(&at, &value[n])) {
+            if (!trace_c_number(&at, &value[n])) {
                 return false;
             }
         }
@@ -120,8 +114,8 @@ static bool parse_marked(const char *line, struct sim_event *event)
             return false;
         }
         if (verbs[i].numbers > 1) {
-            bool valid = value[1] <= PAGES_MAX && value[2] < 32 &&
-                         range_event(event, (enum sim_event_kind)verbs[i].kind, value[0],
+            bool valid = value[1] <= TRACE_PAGES_MAX && value[2] < 32 &&
+                         trace_range(event, (enum sim_event_kind)verbs[i].kind, value[0],
                                      value[1] << MMU_PAGE_SHIFT, value[2]);
 
             event->flags = (uint8_t)value[2];
@@ -153,11 +147,11 @@ static bool parse_syscall(const char *line, struct sim_event *event)
             continue;
         }
         at += strlen(calls[i].name);
-        if (!c_number(&at, &address) || strncmp(at, ", ", 2) != 0) {
+        if (!trace_c_number(&at, &address) || strncmp(at, ", ", 2) != 0) {
             return false;
         }
         at += 2;
-        if (!c_number(&at, &bytes)) {
+        if (!trace_c_number(&at, &bytes)) {
             return false;
         }
         if (calls[i].flags) {
@@ -165,15 +159,15 @@ static bool parse_syscall(const char *line, struct sim_event *event)
                 return false;
             }
             at += 2;
-            if (!c_number(&at, &flags)) {
+            if (!trace_c_number(&at, &flags)) {
                 return false;
             }
         }
         success += strlen("Success(");
-        if (calls[i].kind == SIM_MAP && !c_number(&success, &address)) {
+        if (calls[i].kind == SIM_MAP && !trace_c_number(&success, &address)) {
             return false;
         }
-        return range_event(event, (enum sim_event_kind)calls[i].kind, address, bytes,
+        return trace_range(event, (enum sim_event_kind)calls[i].kind, address, bytes,
                            flags);
     }
     return false;
@@ -202,115 +196,18 @@ bool trace_parse_line(const char *line, struct sim_event events[2], unsigned *co
     return strncmp(line, "SYSCALL[", 8) == 0 && parse_syscall(line, events);
 }
 
-/* ---- strace ------------------------------------------------------------------------------- */
-
-static bool strace_protection(const char *text, const char *end, uint64_t *flags)
-{
-    static const char *const names[] = { "PROT_READ", "PROT_WRITE", "PROT_EXEC" };
-
-    *flags = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-        const char *at = strstr(text, names[i]);
-
-        if (at != NULL && at < end) {
-            *flags |= 1u << i;
-        }
-    }
-    return true;
-}
-
-static bool parse_strace_range(const char *at, enum sim_event_kind kind, uint64_t result,
-                               struct sim_event *event)
-{
-    uint64_t address, bytes, flags = 0;
-    const char *end;
-
-    if (strncmp(at, "NULL", 4) == 0) {
-        address = 0;
-        at += 4;
-    } else if (!c_number(&at, &address)) {
-        return false;
-    }
-    if (strncmp(at, ", ", 2) != 0) {
-        return false;
-    }
-    at += 2;
-    if (!c_number(&at, &bytes)) {
-        return false;
-    }
-    if (kind != SIM_UNMAP) {
-        if (strncmp(at, ", ", 2) != 0) {
-            return false;
-        }
-        at += 2;
-        end = at + strcspn(at, ",)");
-        strace_protection(at, end, &flags);
-    }
-    return range_event(event, kind, kind == SIM_MAP ? result : address, bytes, flags);
-}
-
-bool trace_parse_strace(const char *line, struct sim_event *event, long *pid)
-{
-    const char *equals = strstr(line, " = "), *at = line;
-    uint64_t result, number_read;
-
-    *pid = 0;
-    if (strncmp(at, "[pid ", 5) == 0) {
-        at += 5;
-    }
-    at += strspn(at, " ");
-    if (*at >= '0' && *at <= '9') {
-        if (!number(&at, 10, &number_read) || number_read > INT32_MAX) {
-            return false;
-        }
-        *pid = (long)number_read;
-        at += strspn(at, "] ");
-    }
-    if (strncmp(at, "exit_group(", 11) == 0) {
-        *event = (struct sim_event){ .kind = SIM_EXIT };
-        return true;
-    }
-    for (const char *next = equals; next != NULL; next = strstr(next + 1, " = ")) {
-        equals = next; /* the last: arguments may hold one as well */
-    }
-    if (equals == NULL) {
-        return false;
-    }
-    equals += 3;
-    equals += strspn(equals, " ");
-    if (!c_number(&equals, &result)) {
-        return false; /* -1 ENOMEM, ? */
-    }
-    if (strncmp(at, "mmap(", 5) == 0) {
-        return parse_strace_range(at + 5, SIM_MAP, result, event);
-    }
-    if (strncmp(at, "munmap(", 7) == 0) {
-        return parse_strace_range(at + 7, SIM_UNMAP, result, event);
-    }
-    if (strncmp(at, "mprotect(", 9) == 0) {
-        return parse_strace_range(at + 9, SIM_PROTECT, result, event);
-    }
-    if (strncmp(at, "fork(", 5) == 0 || strncmp(at, "vfork(", 6) == 0 ||
-        (strncmp(at, "clone", 5) == 0 && strstr(at, "CLONE_VM") == NULL)) {
-        *event = (struct sim_event){ .kind = SIM_FORK, .pages = (uint32_t)result };
-        return result > 0 && result <= INT32_MAX;
-    }
-    return false;
-}
-
 /* ---- The source --------------------------------------------------------------------------- */
 
 struct trace_source {
     struct sim_source source;
     FILE *in;
     struct trace_lines lines;
-    struct sim_event *pending; /* from strace */
-    unsigned pending_count, pending_next;
-    char line[LINE_BYTES];
+    struct strace_calls calls; /* pending from pending_next on */
+    unsigned pending_next;
+    char line[TRACE_LINE_BYTES];
 };
 
-/* One line; the rest of one that is too long is skipped, and it counts as not understood. */
-static bool line_read(FILE *in, char *line, size_t size, bool *whole)
+bool trace_line(FILE *in, char *line, size_t size, bool *whole)
 {
     int c;
 
@@ -323,72 +220,11 @@ static bool line_read(FILE *in, char *line, size_t size, bool *whole)
     return true;
 }
 
-/* Processes of strace become 1, 2, ...; only the traced one's (the first's) calls change
- * its address space, its children live from their fork to their exit. */
-static int strace_load(struct trace_source *trace, const char *path,
-                       struct umbra_error *error)
-{
-    FILE *in = fopen(path, "re");
-    long *child = calloc(SIM_PROCESSES, sizeof(*child)), pid, first = -1;
-    unsigned children = 0;
-    bool whole;
-    int err = 0;
-
-    if (in == NULL || child == NULL) {
-        err = error_errno(error, UMBRA_ERROR_INTERNAL, in == NULL ? errno : ENOMEM,
-                          "opening %s", path);
-        goto out;
-    }
-    trace->pending = calloc(PENDING, sizeof(*trace->pending));
-    if (trace->pending == NULL) {
-        err = error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "reading %s", path);
-        goto out;
-    }
-    while (trace->pending_count < PENDING &&
-           line_read(in, trace->line, sizeof(trace->line), &whole)) {
-        struct sim_event event;
-
-        if (!whole || !trace_parse_strace(trace->line, &event, &pid)) {
-            trace->lines.skipped++;
-            continue;
-        }
-        first = first < 0 ? pid : first;
-        if (event.kind == SIM_FORK) {
-            if (pid != first || children + 2 >= SIM_PROCESSES) {
-                continue;
-            }
-            child[++children] = (long)event.pages;
-            event.process = (uint16_t)children;
-            event.pages = 0;
-        } else if (event.kind == SIM_EXIT) {
-            for (unsigned i = 1; i <= children; i++) {
-                if (child[i] == pid) {
-                    event.process = (uint16_t)i;
-                }
-            }
-            if (event.process == 0) {
-                continue;
-            }
-        } else if (pid != first) {
-            continue;
-        }
-        trace->lines.used++;
-        trace->lines.system_calls++;
-        trace->pending[trace->pending_count++] = event;
-    }
-out:
-    if (in != NULL) {
-        fclose(in);
-    }
-    free(child);
-    return err;
-}
-
 /* How many pending calls are due now that @address is used: up to the one that maps it. */
 static unsigned strace_due(const struct trace_source *trace, uint64_t address)
 {
-    for (unsigned i = trace->pending_next; i < trace->pending_count; i++) {
-        const struct sim_event *event = &trace->pending[i];
+    for (unsigned i = trace->pending_next; i < trace->calls.count; i++) {
+        const struct sim_event *event = &trace->calls.event[i];
 
         if (event->kind == SIM_MAP && address >= event->address &&
             address - event->address < (uint64_t)event->pages << MMU_PAGE_SHIFT) {
@@ -412,7 +248,7 @@ static int trace_next(struct sim_source *source, struct sim_event *events, unsig
         struct sim_event event[2];
         unsigned due = 0;
 
-        if (!line_read(trace->in, trace->line, sizeof(trace->line), &whole)) {
+        if (!trace_line(trace->in, trace->line, sizeof(trace->line), &whole)) {
             break;
         }
         if (!whole || !trace_parse_line(trace->line, event, &found)) {
@@ -420,11 +256,11 @@ static int trace_next(struct sim_source *source, struct sim_event *events, unsig
             continue;
         }
         trace->lines.used++;
-        if (event[0].kind == SIM_ACCESS && trace->pending_next < trace->pending_count) {
+        if (event[0].kind == SIM_ACCESS && trace->pending_next < trace->calls.count) {
             due = strace_due(trace, event[0].address);
         }
         while (due-- > 0) {
-            events[count++] = trace->pending[trace->pending_next++];
+            events[count++] = trace->calls.event[trace->pending_next++];
         }
         trace->lines.system_calls += trace->line[0] == 'S';
         memcpy(events + count, event, found * sizeof(*event));
@@ -433,8 +269,8 @@ static int trace_next(struct sim_source *source, struct sim_event *events, unsig
     if (ferror(trace->in)) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, EIO, "reading the trace");
     }
-    while (count == 0 && trace->pending_next < trace->pending_count && count < max) {
-        events[count++] = trace->pending[trace->pending_next++];
+    while (count == 0 && trace->pending_next < trace->calls.count && count < max) {
+        events[count++] = trace->calls.event[trace->pending_next++];
     }
     return (int)count;
 }
@@ -446,35 +282,59 @@ static void trace_destroy(struct sim_source *source)
     if (trace->in != NULL && trace->in != stdin) {
         fclose(trace->in);
     }
-    free(trace->pending);
+    free(trace->calls.event);
     free(trace);
+}
+
+int trace_open_streams(FILE *in, FILE *strace, struct sim_source **source,
+                       struct umbra_error *error)
+{
+    struct trace_source *trace = calloc(1, sizeof(*trace));
+    int err;
+
+    *source = NULL;
+    if (trace == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "reading a trace");
+    }
+    trace->source.next = trace_next;
+    trace->source.auto_map = true;
+    trace->in = in;
+    err = strace != NULL ? strace_read(strace, "strace", &trace->calls, error) : 0;
+    if (err != 0) {
+        free(trace->calls.event);
+        free(trace);
+        return err;
+    }
+    trace->source.destroy = trace_destroy;
+    trace->lines.used = trace->lines.system_calls = trace->calls.count;
+    trace->lines.skipped = trace->calls.skipped;
+    *source = &trace->source;
+    return 0;
 }
 
 int trace_open(const char *path, const char *strace, struct sim_source **source,
                struct umbra_error *error)
 {
-    struct trace_source *trace = calloc(1, sizeof(*trace));
+    FILE *in = strcmp(path, "-") == 0 ? stdin : fopen(path, "re"), *calls = NULL;
     int err = 0;
 
     *source = NULL;
-    if (trace == NULL) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "opening %s", path);
+    if (in == NULL) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "opening %s", path);
     }
-    trace->source.next = trace_next;
-    trace->source.destroy = trace_destroy;
-    trace->source.auto_map = true;
-    trace->in = strcmp(path, "-") == 0 ? stdin : fopen(path, "re");
-    if (trace->in == NULL) {
-        err = error_errno(error, UMBRA_ERROR_INTERNAL, errno, "opening %s", path);
-    } else if (strace != NULL) {
-        err = strace_load(trace, strace, error);
+    if (strace != NULL && (calls = fopen(strace, "re")) == NULL) {
+        err = error_errno(error, UMBRA_ERROR_INTERNAL, errno, "opening %s", strace);
     }
-    if (err != 0) {
-        trace_destroy(&trace->source);
-        return err;
+    if (err == 0) {
+        err = trace_open_streams(in, calls, source, error);
     }
-    *source = &trace->source;
-    return 0;
+    if (err != 0 && in != stdin) {
+        fclose(in);
+    }
+    if (calls != NULL) {
+        fclose(calls);
+    }
+    return err;
 }
 
 const struct trace_lines *trace_lines(struct sim_source *source)

@@ -23,6 +23,10 @@ struct trace_lines {
  * run; its calls are applied in order, each batch when an address it maps is first used. */
 int trace_open(const char *path, const char *strace, struct sim_source **source,
                struct umbra_error *error);
+/* The same of open streams. The source closes @in (but stdin) when it is closed itself; on
+ * failure both streams are the caller's. @strace is read at once and stays the caller's. */
+int trace_open_streams(FILE *in, FILE *strace, struct sim_source **source,
+                       struct umbra_error *error);
 const struct trace_lines *trace_lines(struct sim_source *source);
 
 /* One line of a trace, in place. False: it says nothing that is understood. An access that

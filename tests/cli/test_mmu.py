@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import unittest
 import xml.etree.ElementTree
@@ -62,6 +63,35 @@ class Mmu(unittest.TestCase):
         trace = self.path("trace", "==1== x\nI  04001000,3\n L 1ffefff000,8\n M 5ffc,8\n")
         report = json.loads(self.ok("run", "--trace", trace, "--policy", "native", "--json"))
         self.assertEqual(report["configurations"][0]["guest_faults"], 4)
+
+    def test_real_program(self):
+        """A shell that forks, traced by lackey, with its calls from strace of the same run."""
+        calls = os.path.join(self.folder, "calls")
+        command = ["strace", "-f", "-e", "trace=mmap,munmap,mprotect,fork,vfork,clone,clone3,"
+                   "exit_group", "-o", calls, "valgrind", "--tool=lackey", "--trace-mem=yes",
+                   "--log-file=" + os.path.join(self.folder, "T.%p"),
+                   "sh", "-c", "(exit 0); (exit 0); echo done"]
+        try:
+            result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    timeout=250, check=False)
+        except FileNotFoundError as missing:
+            self.skipTest(missing)
+        if b"done" not in result.stdout:
+            self.skipTest("strace of valgrind: " + result.stderr.decode()[-200:])
+        with open(calls, encoding="utf-8") as lines:
+            first = next(lines).split()[0]
+        run_it = run("mmu", "run", "--json", "--strace", calls, "--trace",
+                     os.path.join(self.folder, "T." + first))
+        self.assertEqual(run_it.returncode, 0, run_it.stderr)
+        self.assertGreater(int(re.search(r"\((\d+) system calls\)", run_it.stderr)[1]), 20)
+        rows = {c["name"]: c for c in json.loads(run_it.stdout)["configurations"]}
+        self.assertGreater(rows["native"]["accesses"], 100000)
+        for name in ("guest_faults", "table_stores", "cr3_loads", "invlpgs"):
+            self.assertEqual({row[name] for row in rows.values()}, {rows["native"][name]})
+        self.assertGreaterEqual(rows["native"]["cr3_loads"], 2)  # the forks
+        self.assertGreater(rows["native"]["table_stores"], rows["native"]["guest_faults"])
+        self.assertLess(rows["shadow-unsync"]["vm_exits"], rows["shadow-wp"]["vm_exits"])
+        self.assertEqual(rows["shadow-vtlb"]["exit_table_write"], 0)
 
     def test_costs(self):
         costs = self.ok("costs")
