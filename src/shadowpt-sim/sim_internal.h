@@ -47,7 +47,7 @@ struct sim_tables {
 #define SIM_HINTS 4096 /* runs of 2 MiB */
 
 struct sim_hint {
-    uint64_t run;         /* address >> 21 */
+    uint64_t run;         /* (address >> 21) + 1 */
     const uint8_t *table; /* of level 1 */
 };
 
@@ -111,7 +111,7 @@ TLB_INLINE void sim_cpu_prefetch(const struct sim_machine *machine, uint64_t gva
 {
     const struct sim_hint *hint = &machine->hint[(gva >> 21) % SIM_HINTS];
 
-    if (hint->run == gva >> 21) {
+    if (hint->run == (gva >> 21) + 1) {
         __builtin_prefetch(hint->table + 8 * (gva >> 12 & 511));
     }
 }
@@ -122,13 +122,13 @@ TLB_INLINE void sim_cpu_prefetch_nested(const struct sim_machine *machine, uint6
     const struct sim_hint *hint = &machine->hint[(gva >> 21) % SIM_HINTS];
     uint64_t entry;
 
-    if (hint->run != gva >> 21) {
+    if (hint->run != (gva >> 21) + 1) {
         return;
     }
     memcpy(&entry, hint->table + 8 * (gva >> 12 & 511), sizeof(entry));
     entry &= PTE_ADDRESS_MASK;
     hint = &machine->nested_hint[(entry >> 21) % SIM_HINTS];
-    if (hint->run == entry >> 21) {
+    if (hint->run == (entry >> 21) + 1) {
         __builtin_prefetch(hint->table + 8 * (entry >> 12 & 511));
     }
 }

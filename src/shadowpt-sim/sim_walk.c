@@ -42,7 +42,7 @@ static inline void hint_note(struct sim_hint *hints, uint64_t address,
                              const struct sim_tables *tables, uint64_t table)
 {
     hints[(address >> 21) % SIM_HINTS] =
-        (struct sim_hint){ address >> 21, tables->host + (table - tables->base) };
+        (struct sim_hint){ (address >> 21) + 1, tables->host + (table - tables->base) };
 }
 
 /* ---- The nested dimension ---------------------------------------------------------------- */
