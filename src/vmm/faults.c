@@ -79,19 +79,17 @@ static int machine_fault(struct machine *machine, const struct fault_action *act
 void vm_fault_act(void *context, const struct fault_action *action)
 {
     struct umbra_vm *vm = context;
-    bool running;
 
     pthread_mutex_lock(&vm->lock);
-    running = vm->state == VM_RUNNING;
     if (vm->action_count < FAULT_ACTIONS_MAX) {
         vm->actions[vm->action_count++] = *action;
     }
     pthread_cond_broadcast(&vm->changed);
-    pthread_mutex_unlock(&vm->lock);
-    if (running) {
+    if (vm->state == VM_RUNNING) {
         /* No instruction more on a vCPU whose access this was. */
         vcpu_set_close(vm->machine.vcpus);
     }
+    pthread_mutex_unlock(&vm->lock);
 }
 
 bool vm_faults_due(const struct umbra_vm *vm)

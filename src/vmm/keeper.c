@@ -45,11 +45,11 @@ static void vm_classify(struct umbra_vm *vm, struct vm_end *end)
     }
 }
 
+/* The caller holds control. */
 static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
 {
     const uint64_t one = 1;
 
-    pthread_mutex_lock(&vm->control);
     vm_hold(vm);
     vm_classify(vm, end);
     vm->outcome = (struct umbra_outcome){
@@ -70,14 +70,13 @@ static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
         log_error(vm->machine.log, "cannot signal the end of the run: %s",
                   strerrorname_np(errno));
     }
-    pthread_mutex_unlock(&vm->control);
 }
 
+/* The caller holds control. */
 static int vm_restart(struct umbra_vm *vm, struct umbra_error *error)
 {
     int ret;
 
-    pthread_mutex_lock(&vm->control);
     vm_hold(vm);
     ret = machine_reset(&vm->machine, error);
     if (ret == 0) {
@@ -87,11 +86,11 @@ static int vm_restart(struct umbra_vm *vm, struct umbra_error *error)
         pthread_mutex_unlock(&vm->lock);
         ret = vm_release(vm, error);
     }
-    pthread_mutex_unlock(&vm->control);
     return ret;
 }
 
-static void vm_handle_end(struct umbra_vm *vm, struct vm_end *end)
+/* The caller holds control. */
+static void vm_apply_end(struct umbra_vm *vm, struct vm_end *end)
 {
     struct umbra_error error;
 
@@ -108,6 +107,23 @@ static void vm_handle_end(struct umbra_vm *vm, struct vm_end *end)
     vm_finish(vm, end);
 }
 
+static void vm_handle_end(struct umbra_vm *vm)
+{
+    struct vm_end end;
+    bool valid;
+
+    pthread_mutex_lock(&vm->control);
+    /* While control was waited for a reset may have made the end that was seen undone. */
+    pthread_mutex_lock(&vm->lock);
+    end = vm->pending;
+    valid = end.kind != UMBRA_OUTCOME_NONE && vm->state != VM_ENDED;
+    pthread_mutex_unlock(&vm->lock);
+    if (valid) {
+        vm_apply_end(vm, &end);
+    }
+    pthread_mutex_unlock(&vm->control);
+}
+
 /* A vCPU hit a breakpoint: have everything stand still before anyone is told. */
 static void vm_handle_stop(struct umbra_vm *vm)
 {
@@ -119,27 +135,26 @@ static void vm_handle_stop(struct umbra_vm *vm)
     pthread_mutex_unlock(&vm->control);
 }
 
-/* Wait for something to do; false when the keeper is to quit. The caller holds lock. */
-static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
+enum keeper_work { KEEPER_QUIT, KEEPER_END, KEEPER_STOP, KEEPER_FAULTS };
+
+/* Wait for something to do. The caller holds lock. */
+static enum keeper_work vm_keeper_wait(struct umbra_vm *vm)
 {
     for (;;) {
         bool live = vm->state == VM_RUNNING || vm->state == VM_PAUSED;
 
         if (vm->quit) {
-            return false;
+            return KEEPER_QUIT;
         }
         if (vm->pending.kind != UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
-            *end = vm->pending;
-            return true;
+            return KEEPER_END;
         }
         if (vm->debug.stop.kind != UMBRA_STOP_NONE && !vm->debug.stepping &&
             vm->state == VM_RUNNING) {
-            end->kind = UMBRA_OUTCOME_NONE;
-            return true;
+            return KEEPER_STOP;
         }
         if (vm_faults_due(vm)) {
-            end->kind = UMBRA_OUTCOME_NONE;
-            return true;
+            return KEEPER_FAULTS;
         }
         if (live && vm->deadline_ns != 0 && clock_ns() >= vm->deadline_ns) {
             vm->pending =
@@ -163,20 +178,18 @@ static bool vm_keeper_wait(struct umbra_vm *vm, struct vm_end *end)
 static void *vm_keeper(void *context)
 {
     struct umbra_vm *vm = context;
-    struct vm_end end;
+    enum keeper_work work;
 
     pthread_setname_np(pthread_self(), "keeper");
     pthread_mutex_lock(&vm->lock);
-    while (vm_keeper_wait(vm, &end)) {
-        bool faults = end.kind == UMBRA_OUTCOME_NONE && vm_faults_due(vm);
-
+    while ((work = vm_keeper_wait(vm)) != KEEPER_QUIT) {
         pthread_mutex_unlock(&vm->lock);
-        if (faults) {
+        if (work == KEEPER_FAULTS) {
             vm_faults_apply(vm);
-        } else if (end.kind == UMBRA_OUTCOME_NONE) {
+        } else if (work == KEEPER_STOP) {
             vm_handle_stop(vm);
         } else {
-            vm_handle_end(vm, &end);
+            vm_handle_end(vm);
         }
         pthread_mutex_lock(&vm->lock);
     }

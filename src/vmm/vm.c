@@ -25,11 +25,12 @@ void vm_report_end(struct umbra_vm *vm, const struct vm_end *end)
     if (vm->pending.kind == UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
         vm->pending = *end;
         pthread_cond_broadcast(&vm->changed);
+        /* Under lock, as vm_open_gate() opens it: a reset takes both back, or neither. */
+        if (vm->machine.vcpus != NULL) {
+            vcpu_set_close(vm->machine.vcpus);
+        }
     }
     pthread_mutex_unlock(&vm->lock);
-    if (vm->machine.vcpus != NULL) {
-        vcpu_set_close(vm->machine.vcpus);
-    }
 }
 
 static void vm_device_event(void *context, enum device_event_kind kind, uint32_t value)
@@ -114,7 +115,7 @@ void vm_hold(struct umbra_vm *vm)
 void vm_open_gate(struct umbra_vm *vm)
 {
     /* An end that was reported closed the gate for good: the check and the opening are one
-     * step under lock, and vm_report_end() closes the gate after it noted the end. */
+     * step under lock, and so are noting an end and closing the gate (vm_report_end()). */
     pthread_mutex_lock(&vm->lock);
     if (vm->pending.kind == UMBRA_OUTCOME_NONE) {
         vcpu_set_resume(vm->machine.vcpus, -1);
