@@ -1,66 +1,45 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * NBD exports by libnbd: a connection a queue, driven by polls in the queue's io_ring. A
- * connection that dies fails what is in flight and what comes after, until the driver
- * resets the device, which connects anew; a reset does not wait for a server that hangs.
+ * NBD exports by libnbd: a connection a queue, driven by polls in the queue's io_ring. When
+ * it is lost, requests are held and the server is tried again every second; connected anew,
+ * they are sent once more, and after NBD_HOLD_SECONDS they fail, as do those that come.
+ * What was written and not flushed before the loss may be lost with the server: the next
+ * flush says so by failing. A reset does not wait for a server that hangs.
  */
 #include <errno.h>
-#include <libnbd.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
-#include "base/error.h"
-#include "base/library.h"
-#include "base/util.h"
-#include "virtio/disk.h"
+#include "virtio/disk_nbd.h"
 
 enum {
     NBD_REQUEST_MAX = 32 << 20, /* what servers take at least */
-    NBD_CONNECT_MS = 5000,
+    NBD_AGAIN_MS = 200,         /* to the first attempt to connect anew, */
+    NBD_RETRY_MS = 1000,        /* and between those after it */
+    NBD_HOLD_SECONDS = 30,
 };
 
-/* What is called of libnbd, which is loaded with the first NBD disk. */
-/* clang-format off */
-#define NBD_FUNCTIONS(X) \
-    X(create) X(close) X(aio_connect_uri) X(aio_is_ready) X(aio_is_dead) \
-    X(aio_is_closed) X(poll) X(aio_get_direction) X(aio_get_fd) X(aio_notify_read) \
-    X(aio_notify_write) X(aio_pread) X(aio_pwrite) X(aio_flush) X(aio_trim) \
-    X(aio_zero) X(get_errno) X(get_error) X(get_size) X(get_block_size) \
-    X(is_read_only) X(can_trim) X(can_zero) X(can_flush) X(can_multi_conn)
-/* clang-format on */
-
-struct nbd_library {
-#define NBD_POINTER(function) typeof(&nbd_##function) function;
-    NBD_FUNCTIONS(NBD_POINTER)
-};
-
-static const struct library_symbol nbd_symbols[] = {
-#define NBD_SYMBOL(function) { "nbd_" #function, offsetof(struct nbd_library, function) },
-    NBD_FUNCTIONS(NBD_SYMBOL)
-};
-
-struct disk_nbd {
-    struct disk disk;
-    struct nbd_library lib;
-    char *uri;
-    bool can_flush;
+enum nbd_state {
+    NBD_READY,
+    NBD_LOST,       /* the old connection's polls are still in the ring */
+    NBD_WAITING,    /* for the timer */
+    NBD_CONNECTING, /* shaking hands */
 };
 
 struct nbd_queue {
     struct disk_queue queue;
     const struct nbd_library *lib; /* the disk's */
     struct nbd_handle *handle;
-    struct io_op reads, writes;
+    enum nbd_state state;
+    struct io_op reads, writes, timer;
     bool read_armed, write_armed;
-    bool dead_logged;
+    struct __kernel_timespec pause;
+    uint64_t lost_ns;
+    bool giving_up; /* the queue stops */
+    struct disk_request *held, **held_end;
 };
-
-static struct disk_nbd *nbd_of(struct disk *disk)
-{
-    return container_of(disk, struct disk_nbd, disk);
-}
 
 static struct nbd_queue *queue_of(struct disk_request *request)
 {
@@ -69,11 +48,17 @@ static struct nbd_queue *queue_of(struct disk_request *request)
 
 /* ---- The connection in the ring ------------------------------------------------------- */
 
-static void nbd_arm(struct nbd_queue *nq);
+static void nbd_step(struct nbd_queue *nq);
 
 static void nbd_ready(struct nbd_queue *nq, int result)
 {
-    unsigned direction = nq->lib->aio_get_direction(nq->handle);
+    unsigned direction;
+
+    if (nq->state == NBD_LOST) {
+        nbd_step(nq);
+        return;
+    }
+    direction = nq->lib->aio_get_direction(nq->handle);
 
     if (result < 0) {
         result = POLLERR;
@@ -84,7 +69,7 @@ static void nbd_ready(struct nbd_queue *nq, int result)
     } else if ((result & POLLOUT) != 0 && (direction & LIBNBD_AIO_DIRECTION_WRITE) != 0) {
         nq->lib->aio_notify_write(nq->handle);
     }
-    nbd_arm(nq);
+    nbd_step(nq);
 }
 
 static void nbd_readable(struct io_op *op, int result, bool more)
@@ -116,18 +101,8 @@ static void nbd_watch(struct nbd_queue *nq, struct io_op *op, unsigned events)
 /* Wait for what libnbd waits for. */
 static void nbd_arm(struct nbd_queue *nq)
 {
-    unsigned direction;
+    unsigned direction = nq->lib->aio_get_direction(nq->handle);
 
-    if (nq->lib->aio_is_dead(nq->handle) != 0 ||
-        nq->lib->aio_is_closed(nq->handle) != 0) {
-        if (!nq->dead_logged) {
-            nq->dead_logged = true;
-            log_error(nq->queue.disk->log, "%s: the NBD connection is lost",
-                      nq->queue.disk->name);
-        }
-        return;
-    }
-    direction = nq->lib->aio_get_direction(nq->handle);
     if (!nq->read_armed && (direction & LIBNBD_AIO_DIRECTION_READ) != 0) {
         nq->read_armed = true;
         nbd_watch(nq, &nq->reads, POLLIN);
@@ -138,7 +113,190 @@ static void nbd_arm(struct nbd_queue *nq)
     }
 }
 
+static bool nbd_is_gone(const struct nbd_queue *nq)
+{
+    return nq->lib->aio_is_dead(nq->handle) != 0 ||
+           nq->lib->aio_is_closed(nq->handle) != 0;
+}
+
+/* ---- Connecting anew ------------------------------------------------------------------ */
+
+static void nbd_start(struct disk_request *request);
+
+static bool nbd_holds(const struct nbd_queue *nq)
+{
+    return !nq->giving_up &&
+           (nq->state == NBD_READY ||
+            clock_ns() - nq->lost_ns < (uint64_t)NBD_HOLD_SECONDS * 1000000000u);
+}
+
+static void nbd_hold(struct nbd_queue *nq, struct disk_request *request)
+{
+    request->next = NULL;
+    *nq->held_end = request;
+    nq->held_end = &request->next;
+}
+
+/* Send what was held, or have it fail. */
+static void nbd_release(struct nbd_queue *nq, bool send)
+{
+    struct disk_request *request = nq->held, *next;
+
+    nq->held = NULL;
+    nq->held_end = &nq->held;
+    for (; request != NULL; request = next) {
+        next = request->next;
+        if (send) {
+            nbd_start(request);
+        } else {
+            request->done(request, -EIO);
+        }
+    }
+}
+
+static void nbd_arm_timer(struct nbd_queue *nq, unsigned ms)
+{
+    struct io_uring_sqe *sqe = io_ring_sqe(nq->queue.ring, &nq->timer);
+
+    nq->pause = (struct __kernel_timespec){ .tv_sec = ms / 1000,
+                                            .tv_nsec = ms % 1000 * 1000000L };
+    io_uring_prep_timeout(sqe, &nq->pause, 0, 0);
+    io_uring_sqe_set_data(sqe, &nq->timer);
+}
+
+static void nbd_wait(struct nbd_queue *nq, unsigned ms)
+{
+    nq->state = NBD_WAITING;
+    nbd_arm_timer(nq, ms);
+}
+
+static void nbd_cancel(struct nbd_queue *nq, struct io_op *op)
+{
+    struct io_uring_sqe *sqe = io_ring_sqe(nq->queue.ring, NULL);
+
+    io_uring_prep_cancel(sqe, op, 0);
+    io_uring_sqe_set_data(sqe, NULL);
+}
+
+/* Away with the old connection, once its polls have ended; not inside of libnbd. */
+static void nbd_lost(struct nbd_queue *nq, unsigned pause_ms)
+{
+    if (nq->state != NBD_LOST) {
+        nq->state = NBD_LOST;
+        if (nq->read_armed) {
+            nbd_cancel(nq, &nq->reads);
+        }
+        if (nq->write_armed) {
+            nbd_cancel(nq, &nq->writes);
+        }
+    }
+    if (!nq->read_armed && !nq->write_armed) {
+        nq->lib->close(nq->handle);
+        nq->handle = NULL;
+        nbd_wait(nq, pause_ms);
+    }
+}
+
+static void nbd_connected(struct nbd_queue *nq)
+{
+    struct disk *disk = nq->queue.disk;
+    int64_t size = nq->lib->get_size(nq->handle);
+
+    if (size < 0 || (uint64_t)size < atomic_load(&disk->size)) {
+        log_error(disk->log, "%s: what the server has now is smaller", disk->name);
+        nbd_lost(nq, NBD_RETRY_MS);
+        return;
+    }
+    log_info(disk->log, "%s: the NBD connection is back", disk->name);
+    nq->state = NBD_READY;
+    nbd_arm(nq);
+    nbd_release(nq, true);
+}
+
+/* After anything that may have changed the connection's state. */
+static void nbd_step(struct nbd_queue *nq)
+{
+    struct disk_nbd *nbd = nbd_of(nq->queue.disk);
+
+    switch (nq->state) {
+    case NBD_READY:
+        if (!nbd_is_gone(nq)) {
+            nbd_arm(nq);
+            break;
+        }
+        log_error(nbd->disk.log, "%s: the NBD connection is lost; trying again",
+                  nbd->disk.name);
+        if (atomic_load(&nbd->written) != atomic_load(&nbd->flushed)) {
+            atomic_store(&nbd->suspect, true);
+        }
+        nq->lost_ns = clock_ns();
+        nbd_lost(nq, NBD_AGAIN_MS);
+        break;
+    case NBD_CONNECTING:
+        if (nbd_is_gone(nq)) {
+            nbd_lost(nq, NBD_RETRY_MS);
+        } else if (nq->lib->aio_is_ready(nq->handle) == 1) {
+            nbd_connected(nq);
+        } else {
+            nbd_arm(nq);
+        }
+        break;
+    case NBD_LOST:
+        nbd_lost(nq, NBD_RETRY_MS);
+        break;
+    case NBD_WAITING:
+        break;
+    }
+}
+
+static void nbd_timer(struct io_op *op, int result, bool more)
+{
+    struct nbd_queue *nq = container_of(op, struct nbd_queue, timer);
+
+    (void)result;
+    (void)more;
+    if (nq->state != NBD_WAITING) {
+        nbd_step(nq);
+        return;
+    }
+    if (!nbd_holds(nq)) {
+        nbd_release(nq, false);
+    }
+    if (nq->giving_up) {
+        return;
+    }
+    nq->handle = nq->lib->create();
+    if (nq->handle == NULL) {
+        nbd_wait(nq, NBD_RETRY_MS);
+        return;
+    }
+    nq->state = NBD_CONNECTING;
+    nq->lib->aio_connect_uri(nq->handle, nbd_of(nq->queue.disk)->uri);
+    nbd_step(nq);
+}
+
 /* ---- Requests ------------------------------------------------------------------------- */
+
+/* What a flush may vouch for. @progress: what was written when it was sent. */
+static void request_account(struct disk_request *request)
+{
+    struct disk_nbd *nbd = nbd_of(request->queue->disk);
+
+    if (request->error != 0 || request->op == DISK_READ) {
+        return;
+    }
+    if (request->op != DISK_FLUSH) {
+        atomic_fetch_add(&nbd->written, 1);
+    } else if (atomic_exchange(&nbd->suspect, false)) {
+        log_error(nbd->disk.log,
+                  "%s: the server that went away may have taken writes with it that were "
+                  "not flushed: this flush fails",
+                  nbd->disk.name);
+        request->error = -EIO;
+    } else {
+        atomic_store(&nbd->flushed, request->progress);
+    }
+}
 
 static void request_end(struct disk_request *request)
 {
@@ -155,7 +313,12 @@ static void request_end(struct disk_request *request)
     }
     free(request->bounce);
     request->bounce = NULL;
-    request->done(request, request->error);
+    if (request->error == -ENOTCONN && nbd_holds(queue_of(request))) {
+        nbd_hold(queue_of(request), request);
+        return;
+    }
+    request_account(request);
+    request->done(request, request->error == -ENOTCONN ? -EIO : request->error);
 }
 
 static int nbd_completed(void *context, int *error)
@@ -163,7 +326,8 @@ static int nbd_completed(void *context, int *error)
     struct disk_request *request = context;
 
     if (*error != 0 && request->error == 0) {
-        request->error = -*error;
+        /* Of these two a server says at most the second: it goes away, too. */
+        request->error = *error == ENOTCONN || *error == ESHUTDOWN ? -ENOTCONN : -*error;
     }
     request_end(request);
     return 1; /* libnbd forgets the command */
@@ -213,23 +377,25 @@ static char *nbd_buffer(struct disk_request *request)
     return request->bounce;
 }
 
-static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
+/* Send the request's commands; its connection is there, or was until now. */
+static void nbd_start(struct disk_request *request)
 {
-    struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
+    struct nbd_queue *nq = queue_of(request);
+    struct disk_nbd *nbd = nbd_of(nq->queue.disk);
     char *buffer;
     uint64_t at = 0;
 
-    request->queue = queue;
     request->bounce = NULL;
     request->error = 0;
     request->pending = 1; /* our own, while commands are issued */
     buffer = nbd_buffer(request);
     if (request->op == DISK_FLUSH) {
         request->length = 0;
+        request->progress = atomic_load(&nbd->written);
     }
     if (buffer == NULL && (request->op == DISK_READ || request->op == DISK_WRITE)) {
         request->error = -ENOMEM;
-    } else if (request->op != DISK_FLUSH || nbd_of(queue->disk)->can_flush) {
+    } else if (request->op != DISK_FLUSH || nbd->can_flush) {
         do {
             uint64_t left = request->length - at;
             uint64_t length = left < NBD_REQUEST_MAX ? left : NBD_REQUEST_MAX;
@@ -239,72 +405,57 @@ static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
                 int error = nq->lib->get_errno();
 
                 request->pending--; /* its callback does not come */
-                request->error = error != 0 ? -error : -EIO;
+                request->error = nbd_is_gone(nq) ? -ENOTCONN : error != 0 ? -error : -EIO;
                 break;
             }
             at += length;
         } while (at < request->length);
     }
-    nbd_arm(nq);
     request_end(request);
+    if (nq->state == NBD_READY && nbd_is_gone(nq)) {
+        nbd_arm_timer(nq, 0); /* this may be a callback of libnbd's: later */
+    } else if (nq->state == NBD_READY) {
+        nbd_arm(nq);
+    }
+}
+
+static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
+{
+    struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
+
+    request->queue = queue;
+    if (nq->state == NBD_READY) {
+        nbd_start(request);
+    } else if (nbd_holds(nq)) {
+        nbd_hold(nq, request);
+    } else {
+        request->done(request, -EIO);
+    }
 }
 
 /* A server that hangs: with its end of the stream gone, libnbd fails every command. */
 static void nbd_abort(struct disk_queue *queue)
 {
     struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
-    int fd = nq->lib->aio_get_fd(nq->handle);
+    int fd = nq->handle != NULL ? nq->lib->aio_get_fd(nq->handle) : -1;
 
     log_error(queue->disk->log, "%s: the NBD server does not answer", queue->disk->name);
+    nq->giving_up = true;
     if (fd >= 0) {
         shutdown(fd, SHUT_RDWR);
     }
+    nbd_release(nq, false);
 }
 
-/* ---- Opening -------------------------------------------------------------------------- */
-
-/* Connect and shake hands, for so long and no longer. */
-static bool nbd_connect(const struct nbd_library *lib, struct nbd_handle *handle,
-                        const char *uri)
-{
-    uint64_t deadline = clock_ns() + (uint64_t)NBD_CONNECT_MS * 1000000u;
-
-    if (lib->aio_connect_uri(handle, uri) != 0) {
-        return false;
-    }
-    while (lib->aio_is_ready(handle) != 1) {
-        if (lib->aio_is_dead(handle) != 0 || lib->aio_is_closed(handle) != 0 ||
-            clock_ns() >= deadline || lib->poll(handle, 200) < 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static struct nbd_handle *nbd_open_handle(const struct disk_nbd *nbd)
-{
-    const struct nbd_library *lib = &nbd->lib;
-    struct nbd_handle *handle = lib->create();
-
-    if (handle != NULL && !nbd_connect(lib, handle, nbd->uri)) {
-        lib->close(handle);
-        handle = NULL;
-    }
-    return handle;
-}
-
-static const char *nbd_why(const struct nbd_library *lib)
-{
-    const char *why = lib->get_error();
-
-    return why != NULL ? why : "the server does not answer";
-}
+/* ---- Queues ---------------------------------------------------------------------------- */
 
 static void nbd_queue_close(struct disk_queue *queue)
 {
     struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
 
-    nq->lib->close(nq->handle);
+    if (nq->handle != NULL) {
+        nq->lib->close(nq->handle);
+    }
     free(nq);
 }
 
@@ -325,6 +476,8 @@ static int nbd_queue_open(struct disk *disk, struct io_ring *ring,
     }
     nq->queue.disk = disk;
     nq->queue.ring = ring;
+    nq->held_end = &nq->held;
+    nq->timer.done = nbd_timer;
     nq->reads.done = nbd_readable;
     nq->writes.done = nbd_writable;
     *queue = &nq->queue;
@@ -356,7 +509,7 @@ static void nbd_destroy(struct disk *disk)
     free(nbd);
 }
 
-static const struct disk_ops nbd_ops = {
+const struct disk_ops disk_nbd_ops = {
     .type = "nbd",
     .queue_open = nbd_queue_open,
     .queue_close = nbd_queue_close,
@@ -365,70 +518,3 @@ static const struct disk_ops nbd_ops = {
     .refresh = nbd_refresh,
     .destroy = nbd_destroy,
 };
-
-static int nbd_learn(struct disk_nbd *nbd, struct nbd_handle *handle, bool readonly,
-                     struct umbra_error *error)
-{
-    const struct nbd_library *lib = &nbd->lib;
-    struct disk *disk = &nbd->disk;
-    int64_t size = lib->get_size(handle);
-    int64_t preferred = lib->get_block_size(handle, LIBNBD_SIZE_PREFERRED);
-    int64_t minimum = lib->get_block_size(handle, LIBNBD_SIZE_MINIMUM);
-
-    if (size < 0) {
-        return error_set(error, UMBRA_ERROR_CONFIG, EIO, "disk %s: no size: %s", nbd->uri,
-                         nbd_why(lib));
-    }
-    if (!readonly && lib->is_read_only(handle) != 0) {
-        return error_set(error, UMBRA_ERROR_CONFIG, EROFS,
-                         "disk %s: the export is read-only (say readonly)", nbd->uri);
-    }
-    atomic_init(&disk->size, align_down((uint64_t)size, DISK_SECTOR));
-    disk->readonly = readonly;
-    disk->can_discard = lib->can_trim(handle) == 1;
-    disk->can_write_zeroes = lib->can_zero(handle) == 1;
-    nbd->can_flush = lib->can_flush(handle) == 1;
-    disk->max_queues = lib->can_multi_conn(handle) == 1 ? 0 : 1;
-    disk->block_size = minimum > DISK_SECTOR ? (unsigned)minimum : DISK_SECTOR;
-    disk->physical_block_size =
-        preferred > (int64_t)disk->block_size ? (unsigned)preferred : disk->block_size;
-    disk->discard_alignment = disk->physical_block_size;
-    return 0;
-}
-
-int disk_nbd_open(const char *uri, bool readonly, const struct log *log,
-                  struct disk **disk, struct umbra_error *error)
-{
-    struct disk_nbd *nbd = calloc(1, sizeof(*nbd));
-    struct nbd_handle *handle = NULL;
-    int ret = -ENOMEM;
-
-    if (nbd == NULL || (nbd->uri = strdup(uri)) == NULL) {
-        free(nbd);
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open disk %s", uri);
-    }
-    nbd->disk.ops = &nbd_ops;
-    nbd->disk.log = log;
-    nbd->disk.name = nbd->uri;
-    ret = library_load("libnbd.so.0", "libnbd0", nbd_symbols, ARRAY_SIZE(nbd_symbols),
-                       &nbd->lib, error);
-    if (ret != 0) {
-        error_prefix(error, "disk %s", uri);
-        nbd_destroy(&nbd->disk);
-        return ret;
-    }
-    handle = nbd_open_handle(nbd);
-    if (handle == NULL) {
-        ret = error_set(error, UMBRA_ERROR_CONFIG, EIO, "connect disk %s: %s", uri,
-                        nbd_why(&nbd->lib));
-    } else {
-        ret = nbd_learn(nbd, handle, readonly, error);
-        nbd->lib.close(handle);
-    }
-    if (ret != 0) {
-        nbd_destroy(&nbd->disk);
-        return ret;
-    }
-    *disk = &nbd->disk;
-    return 0;
-}

@@ -188,8 +188,8 @@ static void validate_disk(struct validation *v, size_t i)
     if (disk->overlay == CONFIG_OVERLAY_NONE && disk->overlay_path != NULL) {
         bad_element(v, "disks", i, ".overlay_path", "needs \"overlay\"");
     }
-    if (disk->overlay != CONFIG_OVERLAY_NONE && disk->backend != CONFIG_DISK_FILE) {
-        bad_element(v, "disks", i, ".overlay", "is for images in files only");
+    if (disk->overlay != CONFIG_OVERLAY_NONE && disk->backend == CONFIG_DISK_VHOST_USER) {
+        bad_element(v, "disks", i, ".overlay", "is not for vhost-user back ends");
     }
     if (disk->overlay != CONFIG_OVERLAY_NONE && disk->readonly) {
         bad_element(v, "disks", i, ".overlay", "a read-only disk has nothing to write");
