@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -32,6 +33,7 @@ static pid_t nbd_server(struct bench *b, char *uri, size_t size)
              "type=nbd,id=e,node-name=disk,name=disk,writable=on");
     child = fork();
     if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         execlp("qemu-storage-daemon", "qemu-storage-daemon", "--blockdev", node,
                "--nbd-server", server, "--export", export, (char *)NULL);
         _exit(127);
@@ -79,6 +81,7 @@ static void read_begin(struct bench *b)
     struct slot *slot = &b->slots[0];
 
     slot->busy = true;
+    slot->check = false;
     slot->iov[0] = (struct iovec){ slot->buffer, 4096 };
     slot->request = (struct disk_request){ .op = DISK_READ,
                                            .length = 4096,
