@@ -2,7 +2,8 @@
 /* A virtio balloon's driver over a pool of pages, in ring 3. The host leads by the target: so
  * many pages in the balloon, 0: all back and written again, 2: report the whole pool as free,
  * 1: the end. Words: pool=MIB, packed, indirect, event (features), hostile; rounds=N: write,
- * report and look again, without the host's lead. */
+ * report and look again, without the host's lead; worker: whenever nothing is to be in the
+ * balloon, work on the pool, and report it as free then if that was negotiated. */
 #include "virtio.h"
 
 #define PAGE   4096
@@ -200,9 +201,8 @@ static void set_up(uint64_t features)
     CHECK(virtio_begin(&balloon, features | FEATURE(BALLOON_STATS) |
                                      FEATURE(BALLOON_OOM) | FEATURE(BALLOON_REPORTING)));
     CHECK((balloon.features & features) == features);
-    CHECK(balloon.features & FEATURE(BALLOON_REPORTING));
     for (i = 0; i < QUEUES; i++)
-        if (i != 3) {
+        if (i < 3 || (i == REPORTING && balloon.features & FEATURE(BALLOON_REPORTING))) {
             CHECK(virtio_queue(&balloon, i, &rings[i], &memories[i], 64));
             ring_interrupts(&rings[i], false);
         }
@@ -248,6 +248,35 @@ static void follow(void)
     }
     if (reported)
         check_pool(pool_pages);
+}
+
+/* A guest that is idle most of the time, and asleep then: for examples/overcommit.c. */
+static void work(void)
+{
+    unsigned count;
+
+    print("idle\n");
+    for (;;) {
+        interrupts_off();
+        count = interrupt_counts[VIRTIO_CONFIG_VECTOR];
+        if (count == seen) {
+            interrupts_wait();
+            continue;
+        }
+        interrupts_on();
+        seen = count;
+        target = virtio_config32(&balloon, CONFIG_TARGET);
+        must(adjust, "the balloon");
+        if (target) {
+            print("lent %lu pages\n", actual);
+            continue;
+        }
+        user_run(fill, NULL, NULL);
+        check_pool(0);
+        if (balloon.features & FEATURE(BALLOON_REPORTING))
+            must(report, "reporting");
+        print("worked on %lu pages\n", pool_pages);
+    }
 }
 
 /* Every round writes all, reports pieces of odd sizes here and there, and finds those zero and
@@ -366,7 +395,7 @@ static void hostile(uint64_t features)
 int guest_main(int argc, char **argv)
 {
     uint64_t features = 0, mib, rounds = 0;
-    bool lying = false;
+    bool lying = false, working = false;
     int i;
 
     acpi_init();
@@ -377,6 +406,7 @@ int guest_main(int argc, char **argv)
                     : !strcmp(argv[i], "event")    ? FEATURE(VIRTIO_F_EVENT_INDEX)
                                                    : 0;
         lying |= !strcmp(argv[i], "hostile");
+        working |= !strcmp(argv[i], "worker");
     }
     if (boot_option("pool") && number_parse(boot_option("pool"), &mib))
         pool_pages = mib << 8;
@@ -388,6 +418,8 @@ int guest_main(int argc, char **argv)
         number_parse(boot_option("rounds"), &rounds);
     if (lying)
         hostile(features);
+    else if (working)
+        work();
     else if (rounds)
         play_rounds(rounds);
     else

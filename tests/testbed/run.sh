@@ -41,7 +41,7 @@ for need in $(sed -n 's/^# needs: *//p' "$group"); do
     generic/* | cloud/*) places+=(-f "$kernels/$need=${need%/*}.${need#*/}") ;;
     build/*) places+=(-f "$build/${need#build/}") ;;
     lib*.so.*) # one that umbra loads when it needs it, so that ldd does not name it
-        library=$(/sbin/ldconfig -p | awk -v name="$need" '$1 == name { print $NF; exit }')
+        library=$(/sbin/ldconfig -p | awk -v name="$need" '$1 == name && !found++ { print $NF }')
         [ -z "$library" ] || places+=(-f "$library=$library") ;;
     /*) places+=(-f "$need") ;;
     *) places+=(-f "$here/../../$need") ;;
