@@ -103,6 +103,7 @@ void relay_fini(struct relay *relay)
     for (unsigned i = 0; relay->slots != NULL && i < relay->size; i++) {
         virtqueue_chain_fini(&relay->slots[i].chain);
     }
+    virtqueue_chain_fini(&relay->surplus);
     free(relay->slots);
     free(relay->free);
     relay->slots = NULL;
@@ -229,8 +230,11 @@ static int relay_take(struct relay *relay)
     struct relay_slot *slot;
 
     if (relay->free_count == 0) {
-        virtio_device_fail(relay->queue->device,
-                           "more chains are in flight than the queue holds");
+        /* All that the queue holds: another one is malformed, and popping it says so. */
+        if (virtio_queue_pop(relay->queue, &relay->surplus)) {
+            virtio_device_fail(relay->queue->device,
+                               "more chains are in flight than the queue holds");
+        }
         return -1;
     }
     index = relay->free[relay->free_count - 1];

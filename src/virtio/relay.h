@@ -28,8 +28,9 @@ struct relay {
     struct virtio_queue *queue;
     unsigned size; /* of the back end's ring, a power of two */
     unsigned chain_max;
-    struct relay_slot *slots; /* `size` of them; slot i is descriptor i */
-    uint16_t *free;           /* a stack */
+    struct relay_slot *slots;       /* `size` of them; slot i is descriptor i */
+    uint16_t *free;                 /* a stack */
+    struct virtqueue_chain surplus; /* none is ever in it */
     unsigned free_count, in_flight;
     uint64_t next_sequence;
     /* The back end's ring: NULL while there is no back end. */

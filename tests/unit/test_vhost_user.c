@@ -428,6 +428,50 @@ static void test_restart(void **state)
     }
 }
 
+/* As many requests as the queue holds are in flight at once. */
+static void test_full(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < 2; packed++) {
+        struct rig rig, *r = &rig;
+        unsigned got = 0;
+        uint32_t written;
+
+        rig_open(r);
+        free(r->peer.disk);
+        r->peer.disk = NULL;
+        peer_go(&r->peer);
+        {
+            const struct virtio_fs_options options = {
+                .id = "share0", .tag = "src", .socket = r->peer.path, .timeout_ms = 150
+            };
+            struct umbra_error error;
+
+            assert_int_equal(virtio_fs_create(&r->fake.env, &options, &r->vdev, &error),
+                             0);
+            assert_int_equal(
+                virtio_mmio_create(&r->fake.env, 20, r->vdev, &r->device, &error), 0);
+        }
+        rig_start(r, packed);
+        atomic_store(&r->peer.hold, true);
+        for (unsigned i = 0; i < QUEUE; i++) {
+            struct drv_buffer b = { BUFFERS + i * 64, 64, true };
+
+            assert_true(drv_add(&r->drv, &b, 1, &r->requests[0], 0));
+        }
+        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        WAIT_UNTIL(atomic_load(&r->peer.taken) == QUEUE);
+        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15);
+        atomic_store(&r->peer.hang_up, true);
+        while (got < QUEUE) {
+            got += drv_get(&r->drv, &written) != NULL;
+            sched_yield();
+        }
+        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15);
+        rig_close(r);
+    }
+}
+
 static void test_patience(void **state)
 {
     struct rig rig, *r = &rig;
@@ -679,8 +723,8 @@ int main(void)
         cmocka_unit_test(test_impossible), cmocka_unit_test(test_hostile_running),
         cmocka_unit_test(test_restart),    cmocka_unit_test(test_patience),
         cmocka_unit_test(test_stuck),      cmocka_unit_test(test_hostile_guest),
-        cmocka_unit_test(test_network),    cmocka_unit_test(test_config),
-        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_network),    cmocka_unit_test(test_full),
+        cmocka_unit_test(test_config),     cmocka_unit_test(test_folder),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
