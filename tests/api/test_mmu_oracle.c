@@ -549,11 +549,42 @@ static void test_translate(void **state)
     umbra_vm_destroy(vm);
 }
 
+/* SMAP keeps the guest's kernel from its users' pages, but not who looks from outside. */
+static void test_smap(void **state)
+{
+    const struct format format = { "SMAP", CR4_PAE | CR4_SMAP,
+                                   EFER_LME | EFER_LMA | EFER_NXE, 8 };
+    const uint64_t user = PTE_P | PTE_W | PTE_U, gva = 0x1234;
+    uint64_t entry[4][512] = { { 0 } }, gpa = 0, word = 0x1122334455667788, read = 0;
+    struct umbra_vm *vm = api_create(api_config("echo", ""));
+    struct umbra_error error;
+    struct mmu_mode mode;
+
+    for (unsigned i = 0; i < 3; i++) {
+        entry[i][0] = (RANDOM_TABLES + (i + 1) * MMU_PAGE_SIZE) | user;
+    }
+    entry[3][1] = SCRATCH | user;
+    assert_ok(umbra_memory_write(vm, RANDOM_TABLES, entry, sizeof(entry), &error));
+    assert_ok(umbra_memory_write(vm, SCRATCH + 0x234, &word, sizeof(word), &error));
+    if (!set_format(vm, &format, &mode)) {
+        print_message("SMAP: not on this host\n");
+        umbra_vm_destroy(vm);
+        skip();
+    }
+    assert_ok(umbra_translate(vm, 0, gva, &gpa, &error));
+    assert_int_equal(gpa, SCRATCH + 0x234);
+    assert_ok(umbra_memory_read_virtual(vm, 0, gva, &read, sizeof(read), &error));
+    assert_int_equal(read, word);
+    assert_int_equal(umbra_translate(vm, 0, gva + MMU_PAGE_SIZE, &gpa, &error), -EFAULT);
+    umbra_vm_destroy(vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accesses),
         cmocka_unit_test(test_translate),
+        cmocka_unit_test(test_smap),
     };
 
     api_need_kvm();

@@ -19,6 +19,8 @@ struct state_part {
     size_t offset;
 };
 
+#define CR4_SMAP (UINT64_C(1) << 21)
+
 #define STATE_PART(flag, what, member)                                                   \
     {                                                                                    \
         VCPU_STATE_##flag, #what, KVM_GET_##what, KVM_SET_##what,                        \
@@ -231,7 +233,7 @@ int vcpu_set_entry(struct vcpu *vcpu, const struct vcpu_entry *entry,
     return ret;
 }
 
-bool vcpu_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *gpa)
+static bool state_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *gpa)
 {
     struct kvm_translation translation = { .linear_address = gva };
 
@@ -240,4 +242,22 @@ bool vcpu_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *gpa)
     }
     *gpa = translation.physical_address;
     return true;
+}
+
+bool vcpu_translate(struct vcpu *vcpu, uint64_t gva, uint64_t *gpa)
+{
+    struct kvm_sregs sregs, plain;
+    bool mapped = state_translate(vcpu, gva, gpa);
+
+    /* KVM asks as the guest's kernel would, whom SMAP keeps from user pages. */
+    if (mapped || ioctl(vcpu->fd, KVM_GET_SREGS, &sregs) < 0 || !(sregs.cr4 & CR4_SMAP)) {
+        return mapped;
+    }
+    plain = sregs;
+    plain.cr4 &= ~CR4_SMAP;
+    if (ioctl(vcpu->fd, KVM_SET_SREGS, &plain) < 0) {
+        return false;
+    }
+    mapped = state_translate(vcpu, gva, gpa);
+    return ioctl(vcpu->fd, KVM_SET_SREGS, &sregs) == 0 && mapped;
 }
