@@ -131,7 +131,8 @@ static int region_memfd(const struct guest_mem *mem, struct guest_region *region
         [GUEST_MEM_2M] = MFD_HUGETLB | (21u << MFD_HUGE_SHIFT),
     };
 
-    region->fd = memfd_create("umbra-guest", MFD_CLOEXEC | flags[mem->options.backing]);
+    region->fd = memfd_create("umbra-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING |
+                                                 flags[mem->options.backing]);
     if (region->fd < 0) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot create a memfd for guest memory");
@@ -140,6 +141,11 @@ static int region_memfd(const struct guest_mem *mem, struct guest_region *region
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
                            "cannot size the memfd of guest memory to %" PRIu64 " bytes",
                            region->size);
+    }
+    /* Who shares it could take it away under us otherwise. */
+    if (fcntl(region->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                           "cannot seal the size of the memfd of guest memory");
     }
     return 0;
 }

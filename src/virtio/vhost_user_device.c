@@ -3,6 +3,7 @@
 #include "virtio/vhost_user_device.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
@@ -37,11 +38,13 @@ static int device_map_rings(struct vhost_user_device *d, int *fd)
     void *host;
     int ret;
 
-    *fd = memfd_create("umbra-rings", MFD_CLOEXEC);
+    *fd = memfd_create("umbra-rings", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd < 0) {
         return -errno;
     }
-    if (ftruncate(*fd, (off_t)d->ring_size) == 0) {
+    /* Sealed, or the back end could take the memory away under us. */
+    if (ftruncate(*fd, (off_t)d->ring_size) == 0 &&
+        fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0) {
         host = mmap(NULL, d->ring_size, PROT_READ | PROT_WRITE,
                     MAP_SHARED | MAP_NORESERVE, *fd, 0);
         if (host != MAP_FAILED) {

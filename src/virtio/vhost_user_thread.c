@@ -14,6 +14,7 @@
 #include <linux/virtio_config.h>
 
 #include "base/error.h"
+#include "base/event_fd.h"
 #include "base/util.h"
 #include "virtio/vhost_user_device.h"
 
@@ -25,21 +26,6 @@ enum {
     RETRY_EARLY_MS = 3000, /* how long attempts are frequent */
     CONTEND_MS = 10,       /* until the device's lock is tried again */
 };
-
-static bool fd_take(int fd)
-{
-    uint64_t count;
-
-    return read(fd, &count, sizeof(count)) == (ssize_t)sizeof(count);
-}
-
-static void fd_signal(int fd)
-{
-    const uint64_t one = 1;
-
-    while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
-    }
-}
 
 static void device_count_in_flight(struct vhost_user_device *d)
 {
@@ -139,7 +125,7 @@ static int queue_start_relay(struct vhost_user_device *d, unsigned index)
     if (ret == 0) {
         q->started = true;
         relay_forward(&q->relay);
-        fd_signal(q->kick_fd);
+        event_signal(q->kick_fd);
     }
     return ret;
 }
@@ -153,7 +139,7 @@ static int queue_start_direct(struct vhost_user_device *d, unsigned index)
     if (ret == 0) {
         q->started = true;
         virtio_queue_rekick(queue);
-        fd_signal(q->guest_call_fd); /* used buffers that nobody was told of */
+        event_signal(q->guest_call_fd); /* used buffers that nobody was told of */
     }
     return ret;
 }
@@ -272,7 +258,7 @@ static void queue_kicked(struct vhost_user_device *d, unsigned index)
     struct vhost_user_queue *q = &d->queues[index];
     struct virtio_queue *queue = &d->device.queues[index];
 
-    if (!q->serving || !fd_take(queue->kick_fd)) {
+    if (!q->serving || !event_take(queue->kick_fd)) {
         return;
     }
     virtio_queue_notified(queue);
@@ -281,7 +267,7 @@ static void queue_kicked(struct vhost_user_device *d, unsigned index)
     }
     if (q->started) {
         if (relay_forward(&q->relay)) {
-            fd_signal(q->kick_fd);
+            event_signal(q->kick_fd);
         }
     } else if (d->refusing) {
         device_refuse(d);
@@ -293,7 +279,7 @@ static void queue_called(struct vhost_user_device *d, unsigned index)
     struct vhost_user_queue *q = &d->queues[index];
     const char *why;
 
-    if (q->started && fd_take(q->call_fd) && relay_collect(&q->relay, &why) != 0) {
+    if (q->started && event_take(q->call_fd) && relay_collect(&q->relay, &why) != 0) {
         device_lost(d, why);
     }
 }
@@ -476,7 +462,7 @@ static void device_dispatch(struct vhost_user_device *d, const struct pollfd *po
     struct vhost_user *vu = d->vu;
 
     if (polls[0].revents != 0) {
-        fd_take(d->wake_fd);
+        event_take(d->wake_fd);
     }
     for (unsigned i = 0; i < d->device.queue_count; i++) {
         if (polls[VHOST_USER_POLLS + 2 * i + 1].revents != 0 && d->vu == vu) {

@@ -12,6 +12,7 @@
 
 #include <linux/virtio_config.h>
 
+#include "base/event_fd.h"
 #include "base/util.h"
 #include "virtio/virtio_faults.h"
 
@@ -192,11 +193,7 @@ bool virtio_queue_enable_kicks(struct virtio_queue *queue)
 
 void virtio_queue_rekick(struct virtio_queue *queue)
 {
-    const uint64_t one = 1;
-
-    /* A full counter (EAGAIN) is a signal already. */
-    while (write(queue->kick_fd, &one, sizeof(one)) < 0 && errno == EINTR) {
-    }
+    event_signal(queue->kick_fd);
 }
 
 int virtio_queue_call_fd(struct virtio_queue *queue)
@@ -225,10 +222,9 @@ void virtio_config_changed(struct virtio_device *device)
 static void queue_kicked(void *context, uint32_t events)
 {
     struct virtio_queue *queue = context;
-    uint64_t count;
 
     (void)events;
-    if (read(queue->kick_fd, &count, sizeof(count)) == (ssize_t)sizeof(count)) {
+    if (event_take(queue->kick_fd)) {
         virtio_queue_notified(queue);
         if (queue->running) {
             queue->device->facts->ops.notify(queue->device, queue);
@@ -313,8 +309,6 @@ static void queue_start(struct virtio_queue *queue)
 
 static void queue_reset(struct virtio_queue *queue)
 {
-    uint64_t count;
-
     queue_detach(queue);
     queue->running = false;
     virtqueue_stop(&queue->vq);
@@ -323,8 +317,7 @@ static void queue_reset(struct virtio_queue *queue)
     }
     virtio_queue_relay_close(queue);
     queue_defaults(queue);
-    while (read(queue->kick_fd, &count, sizeof(count)) < 0 && errno == EINTR) {
-    }
+    event_take(queue->kick_fd);
 }
 
 /* ---- For transports ---------------------------------------------------------------- */

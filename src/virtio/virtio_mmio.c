@@ -11,6 +11,7 @@
 #include <linux/virtio_mmio.h>
 
 #include "base/error.h"
+#include "base/event_fd.h"
 #include "base/state.h"
 #include "base/util.h"
 #include "virtio/transport.h"
@@ -64,10 +65,9 @@ static void mmio_ack(struct virtio_mmio *mmio, uint32_t bits)
 static void mmio_called(void *context, uint32_t events)
 {
     struct virtio_mmio *mmio = context;
-    uint64_t count;
 
     (void)events;
-    if (read(mmio->call_fd, &count, sizeof(count)) == (ssize_t)sizeof(count)) {
+    if (event_take(mmio->call_fd)) {
         mmio_interrupt(mmio, &mmio->vdev->queues[0]);
     }
 }

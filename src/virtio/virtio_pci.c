@@ -11,6 +11,7 @@
 #include <linux/virtio_pci.h>
 
 #include "base/error.h"
+#include "base/event_fd.h"
 #include "base/state.h"
 #include "base/util.h"
 #include "virtio/transport.h"
@@ -34,13 +35,6 @@ static void signal_fd(int fd)
 
     while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR) {
     }
-}
-
-static bool take_fd(int fd)
-{
-    uint64_t count;
-
-    return read(fd, &count, sizeof(count)) == (ssize_t)sizeof(count);
 }
 
 static void pci_interrupt(void *context, struct virtio_queue *queue)
@@ -82,7 +76,7 @@ static void pci_intx_called(void *context, uint32_t events)
     struct virtio_pci *pci = context;
 
     (void)events;
-    if (take_fd(pci->intx_fd) && !atomic_load(&pci->msix_enabled)) {
+    if (event_take(pci->intx_fd) && !atomic_load(&pci->msix_enabled)) {
         atomic_fetch_or(&pci->isr, ISR_QUEUE);
         pci_intx_set(&pci->function, true);
     }
@@ -93,7 +87,7 @@ static void pci_vector_called(void *context, uint32_t events)
     struct pci_vector *vector = context;
 
     (void)events;
-    if (take_fd(vector->fd)) {
+    if (event_take(vector->fd)) {
         pci_msix_notify(&vector->pci->function, vector->index);
     }
 }
@@ -349,7 +343,7 @@ static void pci_reset(struct device *device)
     pci_intx_set(&pci->function, false);
     pci_function_reset(&pci->function);
     atomic_store(&pci->msix_enabled, false);
-    take_fd(pci->intx_fd);
+    event_take(pci->intx_fd);
 }
 
 static void pci_pause(struct device *device)

@@ -4,9 +4,11 @@
 # and the host kernel's vhost-net.
 # needs: cloud/vmlinuz cloud/initrd /bin/busybox=/bin/busybox.guest
 # needs: /usr/sbin/mkfs.ext4=/bin/mkfs.ext4 /usr/sbin/e2fsck=/bin/e2fsck /etc/mke2fs.conf=/etc/mke2fs.conf
-# needs: /usr/lib/qemu/virtiofsd=/usr/lib/qemu/virtiofsd /usr/bin/qemu-storage-daemon=/bin/qemu-storage-daemon
-# needs: /usr/bin/make=/usr/bin/make /usr/bin/gcc=/usr/bin/gcc /usr/bin/as=/usr/bin/as /usr/bin/ld=/usr/bin/ld
-# needs: /usr/lib/gcc/x86_64-linux-gnu/12/cc1=/usr/lib/gcc/x86_64-linux-gnu/12/cc1
+# wants: /usr/lib/qemu/virtiofsd=/usr/lib/qemu/virtiofsd /usr/libexec/virtiofsd=/usr/libexec/virtiofsd
+# wants: /usr/bin/qemu-storage-daemon=/bin/qemu-storage-daemon /usr/bin/make=/usr/bin/make
+# wants: /usr/bin/gcc=/usr/bin/gcc /usr/bin/as=/usr/bin/as /usr/bin/ld=/usr/bin/ld
+# wants: /usr/lib/gcc/x86_64-linux-gnu/12/cc1=/usr/lib/gcc/x86_64-linux-gnu/12/cc1
+# wants: /usr/lib/gcc/x86_64-linux-gnu/14/cc1=/usr/lib/gcc/x86_64-linux-gnu/14/cc1
 # level1: -m 3072 -l tun -l vhost_net
 . ./lib.sh
 
@@ -18,6 +20,13 @@ if [ ! -e /inside ]; then
     mount --bind / /new/tree
     mount --bind /tmp /new/tree/tmp
     exec chroot /new /bin/sh -c 'cd /test; exec sh ./.script'
+fi
+
+virtiofsd=/usr/libexec/virtiofsd
+[ -x $virtiofsd ] || virtiofsd=/usr/lib/qemu/virtiofsd
+if [ ! -x $virtiofsd ] || [ ! -x /bin/qemu-storage-daemon ]; then
+    skip "devices of other processes" "virtiofsd or qemu-storage-daemon is not installed (scripts/deps test)"
+    finish
 fi
 
 complaints="dmesg -r | grep -E '^<[0-4]>.*(virtio|fuse|vd[a-z]|EXT4|I/O|eth0)' | sed 's/^/complaint=/'"
@@ -93,7 +102,7 @@ options="--share path=/tmp/work,tag=src,readonly"
 do='mount -t virtiofs src /mnt; md5sum /mnt/random; echo no >/mnt/refused; umount /mnt'
 guest "a read-only folder" "^$sum  /mnt/random" 'Read-only file system'
 
-/usr/lib/qemu/virtiofsd --socket-path=/tmp/fs.sock -o source=/tmp/work >/tmp/fs.log 2>&1 &
+$virtiofsd --socket-path=/tmp/fs.sock -o source=/tmp/work >/tmp/fs.log 2>&1 &
 until [ -S /tmp/fs.sock ]; do sleep 0.1; done
 options="--share socket=/tmp/fs.sock,tag=src"
 do='mount -t virtiofs src /mnt; md5sum /mnt/random; umount /mnt'

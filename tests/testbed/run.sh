@@ -3,7 +3,7 @@
 # Run one group of cases in one level-1 boot: run.sh BUILD_DIR GROUP.sh
 # The group's "# needs:" lines name kernels (generic/vmlinuz, cloud/vmlinux), guest
 # initramfs images (cloud/initrd), files (PATH=DEST; build/ stands for the build folder) and
-# libraries (libNAME.so.N);
+# libraries (libNAME.so.N); "# wants:" lines name files that need not be there;
 # "# level1:" lines hold options for `scripts/testbed run`.
 set -euo pipefail
 build=$1 group=$2
@@ -46,6 +46,9 @@ for need in $(sed -n 's/^# needs: *//p' "$group"); do
     /*) places+=(-f "$need") ;;
     *) places+=(-f "$here/../../$need") ;;
     esac
+done
+for want in $(sed -n 's/^# wants: *//p' "$group"); do
+    [ ! -e "${want%%=*}" ] || places+=(-f "$want")
 done
 options=()
 if [ ${#wanted[@]} -gt 0 ]; then

@@ -8,6 +8,7 @@
 #define TESTS_VHOST_USER_PEER_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -367,7 +368,7 @@ static inline void peer_map(struct peer *p, const uint8_t *payload, const int *f
         r->user = peer_u64(at + 16);
         r->map_size = r->size + peer_u64(at + 24);
         r->map = mmap(NULL, r->map_size, PROT_READ | PROT_WRITE, MAP_SHARED, fds[i], 0);
-        if (r->map == MAP_FAILED) {
+        if (r->map == MAP_FAILED || ftruncate(fds[i], 0) == 0) { /* a trap, too */
             abort();
         }
         r->host = r->map + peer_u64(at + 24);
@@ -384,6 +385,7 @@ static inline void peer_take_fd(int *to, const int *fds, unsigned count)
         close(*to);
     }
     *to = dup(fds[0]);
+    fcntl(*to, F_SETFL, 0); /* a trap: the front end shares these flags */
 }
 
 static inline void peer_ring_addresses(struct peer *p, const uint8_t *payload)
