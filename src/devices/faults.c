@@ -296,6 +296,16 @@ bool faults_decide(struct faults *faults, const char *device, enum fault_point p
 
 /* ---- The record ----------------------------------------------------------------------- */
 
+uint64_t faults_count(struct faults *faults)
+{
+    uint64_t count;
+
+    pthread_mutex_lock(&faults->state->lock);
+    count = faults->state->fired;
+    pthread_mutex_unlock(&faults->state->lock);
+    return count;
+}
+
 int faults_event_at(struct faults *faults, uint64_t index,
                     struct umbra_fault_event *event)
 {

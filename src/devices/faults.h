@@ -74,6 +74,8 @@ int faults_remove(struct faults *faults, uint32_t id);
 /* Every rule starts over; what happened is forgotten. */
 void faults_restart(struct faults *faults);
 
+/* How many happened. */
+uint64_t faults_count(struct faults *faults);
 /* The @index'th that happened; -ENOENT. */
 int faults_event_at(struct faults *faults, uint64_t index,
                     struct umbra_fault_event *event);

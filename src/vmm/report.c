@@ -12,7 +12,7 @@
 #include "vmm/unwind.h"
 #include "vmm/vm.h"
 
-enum { REPORT_FRAMES = 32, REPORT_TAIL = 2048, REPORT_ORIGIN = 512 };
+enum { REPORT_FAULTS = 8, REPORT_FRAMES = 32, REPORT_TAIL = 2048, REPORT_ORIGIN = 512 };
 
 _Static_assert((int)REPORT_NAME_SIZE >= (int)SYMBOLS_TEXT, "names fit");
 
@@ -139,6 +139,25 @@ static void report_vcpu_briefly(struct umbra_vm *vm, struct vcpu *vcpu, struct t
     report_backtrace(vm, vcpu, text);
 }
 
+/* What was planned to go wrong and did, the last of it: it may be why. */
+static void report_faults(struct umbra_vm *vm, struct text *text)
+{
+    uint64_t count = faults_count(vm->machine.faults);
+    struct umbra_fault_event event;
+
+    if (count == 0) {
+        return;
+    }
+    text_add(text, "planned faults: %" PRIu64 " happened\n", count);
+    for (uint64_t i = count > REPORT_FAULTS ? count - REPORT_FAULTS : 0; i < count; i++) {
+        if (faults_event_at(vm->machine.faults, i, &event) == 0) {
+            text_add(text, "  %s of %s, opportunity %" PRIu64 ", after %.6f s\n",
+                     umbra_fault_name(event.kind), event.device, event.opportunity,
+                     (double)event.time_ns / 1e9);
+        }
+    }
+}
+
 static void report_head(struct umbra_vm *vm, struct text *text)
 {
     char origin[REPORT_ORIGIN];
@@ -147,6 +166,7 @@ static void report_head(struct umbra_vm *vm, struct text *text)
     text_add(text, "kernel   %s\n", vm->machine.entry.description);
     text_add(text, "paging   %s\n", kvm_has_nested_paging() ? "nested" : "shadow");
     text_add(text, "symbols  %s\n", origin[0] != '\0' ? origin : "none");
+    report_faults(vm, text);
 }
 
 void vm_write_report(struct umbra_vm *vm, const struct vm_end *end, char *buffer,

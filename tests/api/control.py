@@ -178,6 +178,9 @@ check("there is room again", room_again())
 
 check("umbra ls", " running " in subprocess.run([umbra, "ls"], capture_output=True,
                                                 text=True).stdout)
+stat = subprocess.run([umbra, "stat", "t"], capture_output=True, text=True).stdout
+if "KVM, ALL VCPUS" in stat:  # it has binary statistics here
+    check("umbra stat shows what KVM counts", "insn_emulation" in stat or "exits " in stat)
 check("umbra stat", "IO" in subprocess.run([umbra, "stat", "t"], capture_output=True,
                                            text=True).stdout)
 check("umbra top", "1 running VM" in subprocess.run([umbra, "top", "1"], capture_output=True,

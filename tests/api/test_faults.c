@@ -339,6 +339,28 @@ static void test_memory(void **state)
     run_end(&run);
 }
 
+/* The report of a bad end says what was planned. */
+static void test_report(void **state)
+{
+    struct umbra_outcome outcome = { .size = sizeof(outcome) };
+    struct umbra_error error;
+    struct run run;
+
+    run_begin(&run, "memory=0x2000000");
+    api_set(run.config, "timeout", "1s");
+    run_create(&run);
+    plan(&run, (struct umbra_fault){ .kind = UMBRA_FAULT_MEMORY_GONE,
+                                     .device = "debugcon",
+                                     .address = 0x2000000,
+                                     .bytes = 4096 });
+    assert_ok(umbra_vm_start(run.vm, &error));
+    assert_ok(umbra_vm_wait(run.vm, 120000, &outcome, &error));
+    assert_int_equal(outcome.kind, UMBRA_OUTCOME_DEADLINE);
+    assert_non_null(strstr(outcome.report, "planned faults: 1 happened"));
+    assert_non_null(strstr(outcome.report, "memory-gone of debugcon, opportunity 1"));
+    run_end(&run);
+}
+
 static void test_clocks(void **state)
 {
     struct umbra_error error;
@@ -542,11 +564,17 @@ static void test_inside_callbacks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_disk),      cmocka_unit_test(test_disk_writes),
-        cmocka_unit_test(test_same_seed), cmocka_unit_test(test_interrupts),
-        cmocka_unit_test(test_rng),       cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_clocks),    cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_events),    cmocka_unit_test(test_inside_callbacks),
+        cmocka_unit_test(test_disk),
+        cmocka_unit_test(test_disk_writes),
+        cmocka_unit_test(test_same_seed),
+        cmocka_unit_test(test_interrupts),
+        cmocka_unit_test(test_rng),
+        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_report),
+        cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_events),
+        cmocka_unit_test(test_inside_callbacks),
     };
 
     api_need_kvm();
