@@ -67,6 +67,19 @@ else
     fail "the base under overlays" "it changed"
 fi
 
+# A disk that fails now and then, by plan: the kernel says so.
+do='dd if=/dev/vda of=/dev/null bs=64k count=800 2>&1; dmesg | grep -c "I/O error, dev vda" | sed s/^/errors=/'
+do="$do; cat /proc/interrupts | grep -c virtio0 | sed s/^/vectors=/; poweroff -f"
+# shellcheck disable=SC2086
+run umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --memory 512M --timeout 140 \
+    --disk path=/tmp/root.img,overlay=discard --stats /tmp/stats.json \
+    --fault io-error,device=disk0,direction=in,one_in=10,seed=1 \
+    --fault delay,device=disk0,one_in=7,delay=5ms,seed=2 \
+    --append "console=ttyS0 quiet do=\"$do\""
+verdict "planned faults of a disk" 0 '^errors=[1-9]' '^vectors=[1-9]'
+grep -c '"fault": "io-error"' /tmp/stats.json >$out
+verdict "planned faults are in the statistics" 0 '^[1-9]'
+
 # Console ports: a console and a named channel.
 options="--console name=hvc0,end=file:/tmp/hvc --console name=org.umbra.test,end=file:/tmp/channel"
 do='n=0; until grep -q org.umbra.test /sys/class/virtio-ports/*/name || [ $n = 99 ]; do n=$((n + 1)); sleep 0.2; done 2>/dev/null; echo out of hvc >/dev/hvc0; cat /sys/class/virtio-ports/*/name; for p in /sys/class/virtio-ports/*; do [ $(cat $p/name) != org.umbra.test ] || echo through the channel >/dev/${p##*/}; done; stty -F /dev/hvc0 size'

@@ -279,11 +279,12 @@ static void test_threads(void **state)
     uint64_t sums[2] = { 0, 0 };
 
     for (unsigned run = 0; run < 2; run++) {
-        struct noted noted;
-        struct faults *faults = plan(&noted);
+        const struct faults_options nobody = { 0 };
         struct umbra_fault_event event;
+        struct faults *faults;
         pthread_t threads[4];
 
+        assert_int_equal(faults_create(&nobody, &faults), 0);
         add(faults,
             (struct umbra_fault){ .kind = UMBRA_FAULT_IO_ERROR,
                                   .device = "disk0",
