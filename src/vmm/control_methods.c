@@ -488,6 +488,11 @@ static json_t *call_memory_map(const struct control_request *request)
     return control_memory_map(request->vm);
 }
 
+static json_t *call_memory_write(const struct control_request *request)
+{
+    return control_memory_write(request->vm, request->params, request->error);
+}
+
 static json_t *call_memory_find(const struct control_request *request)
 {
     return control_memory_find(request->vm, request->params, request->error);
@@ -539,6 +544,11 @@ static const struct control_method methods[] = {
         { "length", "integer", "bytes, at most 32768", true },
         { "virtual", "boolean", "address is guest-virtual", false },
         { "vcpu", "integer", "whose page tables", false } } },
+    { "memory.write",
+      "write guest memory by physical address",
+      call_memory_write,
+      { { "address", "integer", "where", true },
+        { "data", "string", "base64, at most 32768 bytes", true } } },
     { "memory.map", "the ranges of guest memory", call_memory_map, { { 0 } } },
     { "memory.find",
       "the 4 KiB pages of RAM that hold these bytes at this offset",

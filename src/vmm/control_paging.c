@@ -24,6 +24,26 @@ json_t *control_memory_map(struct umbra_vm *vm)
     return json_pack("{s:o}", "ranges", list);
 }
 
+json_t *control_memory_write(struct umbra_vm *vm, const json_t *params,
+                             struct umbra_error *error)
+{
+    const json_t *address = json_object_get(params, "address");
+    uint8_t bytes[CONTROL_MAX_TRANSFER];
+    int length = control_decode(json_string_value(json_object_get(params, "data")), bytes,
+                                sizeof(bytes));
+
+    if (length <= 0) {
+        error_set(error, UMBRA_ERROR_USAGE, EINVAL,
+                  "data is not base64, of no bytes, or longer than %d",
+                  CONTROL_MAX_TRANSFER);
+        return NULL;
+    }
+    return umbra_memory_write(vm, (uint64_t)json_integer_value(address), bytes,
+                              (size_t)length, error) < 0
+               ? NULL
+               : json_object();
+}
+
 json_t *control_memory_find(struct umbra_vm *vm, const json_t *params,
                             struct umbra_error *error)
 {

@@ -88,6 +88,11 @@ check("registers", client.call("registers", vcpu=1)["result"]["rip"].startswith(
 check("no such vCPU", code(client.call("registers", vcpu=9)) == -32000)
 memory = client.call("memory.read", address=0x100000, length=16)["result"]["data"]
 check("memory", len(base64.b64decode(memory)) == 16)
+client.call("memory.write", address=0x3000000, data=base64.b64encode(b"written").decode())
+check("memory.write", base64.b64decode(client.call("memory.read", address=0x3000000, length=7)
+                                       ["result"]["data"]) == b"written")
+check("memory.write outside", code(client.call("memory.write", address=1 << 50, data="AAAA"))
+      == -32000)
 check("memory outside", code(client.call("memory.read", address=1 << 50, length=16)) == -32000)
 
 # Page tables: the map of memory, how vCPUs translate, and KVM's translations.

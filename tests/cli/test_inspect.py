@@ -77,6 +77,10 @@ class Inspect(unittest.TestCase):
             self.assertEqual(self.report(name, "--check", "7")["spaces"][0]
                              ["kvm_translate"]["pages"], 293)
             self.assertEqual(json.loads(run("ctl", name, "status").stdout)["state"], "paused")
+            # KVM's walks set accessed flags; nothing of it is left.
+            accessed = [self.report(name)["spaces"][0]["accessed"] for _ in range(2)]
+            self.assertEqual(accessed, [report["spaces"][1]["accessed"]] * 2)
+            self.assertLess(accessed[0], 100)
             self.assertEqual(run("core", name, core).returncode, 0)
         finally:
             run("stop", "--now", name)

@@ -12,7 +12,7 @@ umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --memory 256M --name deb --
 tries=0
 until grep -q 'at work' /tmp/guest.out; do
     tries=$((tries + 1))
-    [ $tries -lt 400 ] || { cp /tmp/guest.out $out; fail "the guest" "it does not come up"; finish; }
+    [ $tries -lt 750 ] || { cp /tmp/guest.out $out; fail "the guest" "it does not come up"; finish; }
     sleep 0.2
 done
 sleep 1

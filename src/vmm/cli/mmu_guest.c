@@ -65,6 +65,29 @@ int mmu_guest_mode(struct mmu_guest *guest, struct page_image *image, unsigned v
     return 0;
 }
 
+int mmu_guest_restore(struct mmu_guest *guest, const struct page_image *image)
+{
+    uint64_t now[MMU_PAGE_SIZE / 8];
+    int err = 0;
+
+    for (uint32_t i = 0; i < image->capacity && err == 0; i++) {
+        const struct image_slot *slot = &image->slot[i];
+        uint64_t gpa = (slot->key - 1) << MMU_PAGE_SHIFT;
+
+        if (slot->key == 0 || slot->page == NULL) {
+            continue;
+        }
+        err = guest->ops->read(guest, gpa, now, sizeof(now));
+        for (unsigned n = 0; n < ARRAY_SIZE(now) && err == 0; n++) {
+            if (now[n] != slot->page[n]) {
+                err = guest->ops->write(guest, gpa, slot->page, MMU_PAGE_SIZE);
+                break;
+            }
+        }
+    }
+    return err;
+}
+
 int mmu_guest_slots(const struct mmu_guest *guest, unsigned host_shift,
                     struct mmu_slots *slots)
 {
@@ -96,6 +119,12 @@ static int vm_read(struct mmu_guest *guest, uint64_t gpa, void *buffer, size_t l
     return umbra_memory_read(guest->source, gpa, buffer, length, &guest->error);
 }
 
+static int vm_write(struct mmu_guest *guest, uint64_t gpa, const void *buffer,
+                    size_t length)
+{
+    return umbra_memory_write(guest->source, gpa, buffer, length, &guest->error);
+}
+
 static int vm_paging(struct mmu_guest *guest, unsigned vcpu, struct umbra_paging *paging)
 {
     return umbra_paging_get(guest->source, vcpu, paging, &guest->error);
@@ -125,8 +154,15 @@ static void vm_close(struct mmu_guest *guest)
     umbra_vm_destroy(guest->source);
 }
 
-static const struct mmu_guest_ops vm_ops = { vm_read, vm_paging, vm_translate,
-                                             vm_find, vm_hold,   vm_close };
+static const struct mmu_guest_ops vm_ops = {
+    .read = vm_read,
+    .write = vm_write,
+    .paging = vm_paging,
+    .translate = vm_translate,
+    .find = vm_find,
+    .hold = vm_hold,
+    .close = vm_close,
+};
 
 /* The guest's console is the launcher's stderr: stdout is for the report. */
 static void vm_console(void *context, const void *bytes, size_t length)

@@ -14,6 +14,9 @@ struct mmu_guest;
 struct mmu_guest_ops {
     /* -EFAULT where not all of it is memory. */
     int (*read)(struct mmu_guest *guest, uint64_t gpa, void *buffer, size_t length);
+    /* NULL: it cannot be changed. */
+    int (*write)(struct mmu_guest *guest, uint64_t gpa, const void *buffer,
+                 size_t length);
     int (*paging)(struct mmu_guest *guest, unsigned vcpu, struct umbra_paging *paging);
     /* NULL: there is no KVM to ask (a core). */
     int (*translate)(struct mmu_guest *guest, unsigned vcpu, uint64_t cr3,
@@ -65,6 +68,9 @@ int mmu_guest_mode(struct mmu_guest *guest, struct page_image *image, unsigned v
                    uint64_t cr3, struct mmu_mode *mode);
 /* An image that fetches from the guest. */
 void mmu_guest_image(struct mmu_guest *guest, struct page_image *image);
+/* Put what @image has, whose pages were fetched from the guest, back where it differs: KVM's
+ * walks set accessed flags, and in what may be no tables any more. */
+int mmu_guest_restore(struct mmu_guest *guest, const struct page_image *image);
 /* Its memory as memslots with host pages of 1 << @host_shift. */
 int mmu_guest_slots(const struct mmu_guest *guest, unsigned host_shift,
                     struct mmu_slots *slots);

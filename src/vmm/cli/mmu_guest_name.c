@@ -103,6 +103,24 @@ static int name_read(struct mmu_guest *guest, uint64_t gpa, void *buffer, size_t
     return 0;
 }
 
+static int name_write(struct mmu_guest *guest, uint64_t gpa, const void *buffer,
+                      size_t length)
+{
+    for (size_t done = 0; done < length; done += TRANSFER) {
+        size_t part = length - done < TRANSFER ? length - done : TRANSFER;
+        json_t *result =
+            name_call(guest, "memory.write",
+                      json_pack("{s:I, s:o}", "address", (json_int_t)(gpa + done), "data",
+                                encode((const uint8_t *)buffer + done, part)));
+
+        if (result == NULL) {
+            return -EFAULT;
+        }
+        json_decref(result);
+    }
+    return 0;
+}
+
 static uint64_t name_number(const json_t *result, const char *member)
 {
     const char *text = json_string_value(json_object_get(result, member));
@@ -211,8 +229,15 @@ static void name_close(struct mmu_guest *guest)
     free(source);
 }
 
-static const struct mmu_guest_ops name_ops = { name_read, name_paging, name_translate,
-                                               name_find, name_hold,   name_close };
+static const struct mmu_guest_ops name_ops = {
+    .read = name_read,
+    .write = name_write,
+    .paging = name_paging,
+    .translate = name_translate,
+    .find = name_find,
+    .hold = name_hold,
+    .close = name_close,
+};
 
 static bool name_describe(struct mmu_guest *guest)
 {

@@ -299,6 +299,7 @@ static int find_spaces(struct inspect *inspect)
 
 static int read_spaces(struct inspect *inspect, struct mmu_space *spaces)
 {
+    bool checked = false;
     int err = 0;
 
     for (size_t i = 0; i < inspect->candidates && err == 0; i++) {
@@ -307,12 +308,18 @@ static int read_spaces(struct inspect *inspect, struct mmu_space *spaces)
         err = mmu_space_read(&inspect->guest, &inspect->image, &inspect->space,
                              inspect->candidate[i].cr3, &spaces[i]);
     }
-    /* After all reading: KVM's walks set accessed flags. */
+    /* After all reading: KVM's walks set accessed flags. They are taken back. */
     for (size_t i = 0; i < inspect->candidates && err == 0; i++) {
         if (inspect->space.check > 0 && inspect->guest.ops->translate != NULL) {
             err = mmu_space_check(&inspect->guest, &inspect->image, &inspect->space,
                                   &spaces[i]);
+            checked = true;
         }
+    }
+    if (checked) {
+        int restored = mmu_guest_restore(&inspect->guest, &inspect->image);
+
+        err = err != 0 ? err : restored;
     }
     return err;
 }
@@ -482,8 +489,7 @@ static int inspect_parse(struct inspect *inspect, int argc, char **argv)
         .summary =
             "Stop a guest, walk its page tables, and show its address spaces: ranges, "
             "rights,\nflags, and what shadow tables of them cost. Every page is compared "
-            "with KVM_TRANSLATE,\nwhose walks set accessed flags (after they were read). "
-            "A VM that ran goes on.",
+            "with KVM_TRANSLATE.\nA VM that ran goes on, its tables as they were.",
         .options = own,
         .config_options = true,
         .set = set_option,
