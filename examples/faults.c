@@ -4,6 +4,8 @@
  * and how, follows from the seed alone: a second run has the same faults, and the last of
  * them is had again all by itself.
  */
+#define _POSIX_C_SOURCE 200809L /* mkstemp */
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
