@@ -320,6 +320,16 @@ uint64_t sim_digest(const struct sim_machine *machine)
     return digest;
 }
 
+const struct mmu_mode *sim_mode(const struct sim_machine *machine)
+{
+    return &machine->mode;
+}
+
+const struct nested_table *sim_nested(const struct sim_machine *machine)
+{
+    return machine->kind == SIM_NESTED ? &machine->nested : NULL;
+}
+
 int sim_audit(struct sim_machine *machine, struct umbra_error *error)
 {
     return machine->shadow != NULL ? shadow_audit(machine->shadow, error) : 0;

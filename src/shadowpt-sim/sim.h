@@ -113,6 +113,11 @@ void sim_result(const struct sim_machine *machine, struct sim_result *result);
  * the faults it saw. A and D flags are left out: a TLB may set them at other times. */
 uint64_t sim_digest(const struct sim_machine *machine);
 
+/* What a nested machine walks now: the current process's registers, and its nested tables
+ * (NULL for other kinds). Valid until the next sim_run(). */
+const struct mmu_mode *sim_mode(const struct sim_machine *machine);
+const struct nested_table *sim_nested(const struct sim_machine *machine);
+
 /* Audit the shadow tables (0 for other kinds). */
 int sim_audit(struct sim_machine *machine, struct umbra_error *error);
 

@@ -46,6 +46,17 @@ class Mmu(unittest.TestCase):
         self.assertNotIn(" 25. ", text)
         self.assertIn("not canonical", self.ok("explain", "0x800000000000"))
 
+    def test_explain_trace(self):
+        trace = self.path("trace", self.ok("generate", "churn", "--size", "1M",
+                                           "--accesses", "5000"))
+        text = self.ok("explain", "0x100000003000", "--trace", trace)
+        self.assertIn(" 24. ", text)
+        self.assertIn("after 24 references, a page of 4 KiB", text)
+        text = self.ok("explain", "0x5000", "--trace", trace)
+        self.assertIn("A page fault with error code 0x4", text)
+        missing = run("mmu", "explain", "0x5000", "--trace", "/does/not/exist")
+        self.assertEqual(missing.returncode, 66)
+
     def test_run(self):
         names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb"]
         options = ["--size", "1M", "--accesses", "5000"]

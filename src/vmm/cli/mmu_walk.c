@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "shadowpt-sim/nested.h"
+#include "shadowpt-sim/generate.h"
+#include "shadowpt-sim/trace.h"
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/mmu.h"
 #include "vmm/cli/options.h"
@@ -27,6 +28,7 @@ struct example {
     struct nested_walk walk;
     unsigned levels, guest_level, host_level; /* 1: 4 KiB, 2: 2 MiB, 3: 1 GiB */
     bool json;
+    const char *path, *strace; /* explain: a workload to take the tables from */
 };
 
 static int example_tables(struct example *example, uint64_t gva)
@@ -126,6 +128,14 @@ static bool set_option(void *context, const char *name, const char *value)
 
     if (strcmp(name, "json") == 0) {
         example->json = true;
+        return true;
+    }
+    if (strcmp(name, "trace") == 0) {
+        example->path = value;
+        return true;
+    }
+    if (strcmp(name, "strace") == 0) {
+        example->strace = value;
         return true;
     }
     if (strcmp(name, "guest-pages") == 0) {
@@ -293,12 +303,80 @@ static int explain(struct example *example, uint64_t gva)
     return EXIT_STATUS_OK;
 }
 
+/* The walk on the tables that a workload left behind. */
+static int explain_machine(struct example *example, const struct sim_machine *machine,
+                           uint64_t gva)
+{
+    const struct mmu_mode *mode = sim_mode(machine);
+    enum mmu_outcome outcome;
+
+    example->walk = (struct nested_walk){ .trace = &example->trace };
+    outcome = nested_translate(sim_nested(machine), mode, gva, MMU_USER | MMU_PROBE,
+                               &example->walk);
+    printf("A user's read of GVA %#" PRIx64 " after %s; CR3 = %#" PRIx64 ".\n", gva,
+           example->path, mode->cr3);
+    for (unsigned i = 0; i < example->trace.count; i++) {
+        explain_ref(example, i);
+    }
+    switch (outcome) {
+    case MMU_OK:
+        printf("\nHPA %#" PRIx64 ", after %u references, a page of %u KiB; natively, or "
+               "with a shadow table\nfor GVA to HPA, it would have been %u.\n",
+               example->walk.hpa, example->trace.count,
+               1u << (example->walk.to.shift - 10),
+               example->levels - example->walk.guest.level + 1);
+        break;
+    case MMU_FAULT:
+        printf("\nA page fault with error code %#x: at the end the program %s here.\n",
+               example->walk.guest.error_code,
+               (example->walk.guest.error_code & PF_P) ? "may not read" : "has no page");
+        break;
+    case MMU_NESTED_FAULT:
+        printf("\nA violation of the nested tables at GPA %#" PRIx64 ": a VM exit.\n",
+               example->walk.fault.gpa);
+        break;
+    default:
+        puts("\nNot canonical: #GP, no walk.");
+    }
+    return EXIT_STATUS_OK;
+}
+
+static int explain_trace(struct example *example, uint64_t gva)
+{
+    static const uint8_t shifts[] = { 0, 12, 21, 30 };
+    struct sim_config config = { .cost = cost_default,
+                                 .levels = (uint8_t)example->levels,
+                                 .host_shift = shifts[example->host_level] };
+    struct sim_machine *machine = NULL;
+    struct sim_source *source;
+    struct sim_event events[1024];
+    struct umbra_error error;
+    int count, err = trace_open(example->path, example->strace, &source, &error);
+
+    if (err != 0) {
+        return exit_status_fail("mmu explain", &error);
+    }
+    config.auto_map = source->auto_map;
+    err = sim_create(&config, SIM_NESTED, &machine, &error);
+    while (err == 0 &&
+           (count = source->next(source, events, ARRAY_SIZE(events), &error)) != 0) {
+        err = count < 0 ? count : sim_run(machine, events, (unsigned)count, &error);
+    }
+    err = err != 0 ? exit_status_fail("mmu explain", &error)
+                   : explain_machine(example, machine, gva);
+    sim_destroy(machine);
+    sim_source_close(source);
+    return err;
+}
+
 int mmu_command_explain(int argc, char **argv)
 {
     static const struct cli_option own[] = {
         { "levels", "4|5", "of both dimensions; default 4" },
         { "guest-pages", "4K|2M|1G", "page that the guest maps; default 4K" },
         { "host-pages", "4K|2M|1G", "largest pages of the host; default 4K" },
+        { "trace", "FILE", "on the tables that this workload makes (see mmu run)" },
+        { "strace", "FILE", "... with its system calls" },
         { NULL, NULL, NULL },
     };
     struct example example = { .levels = 4, .guest_level = 1, .host_level = 1 };
@@ -307,7 +385,7 @@ int mmu_command_explain(int argc, char **argv)
         .synopsis = "GVA [options]",
         .summary =
             "Print the two-dimensional walk for an address step by step, on example "
-            "tables that\nmap it.",
+            "tables that\nmap it or, with --trace, on those of a workload of yours.",
         .options = own,
         .max_arguments = 1,
         .set = set_option,
@@ -328,6 +406,9 @@ int mmu_command_explain(int argc, char **argv)
     if (*end != '\0' || end == line.arguments[0] || line.arguments[0][0] == '-') {
         return cli_usage("mmu explain", "'%s' is no address: expected as 0x7f1234567abc",
                          line.arguments[0]);
+    }
+    if (example.path != NULL) {
+        return explain_trace(&example, gva);
     }
     if (example_make(&example, gva) != 0) {
         fputs("umbra mmu explain: out of memory\n", stderr);
