@@ -388,8 +388,8 @@ struct umbra_stop {
 };
 
 /**
- * Set or clear a breakpoint at a guest-virtual address, translated as vCPU 0 does now; it
- * holds on every vCPU. The VM must not be running. The guest's own debug registers are out of
+ * Set or clear a breakpoint at a guest-virtual address, translated as vCPU 0 does now, or,
+ * where that maps nothing yet, as the kernel's ELF image was loaded; it holds on every vCPU. The VM must not be running. The guest's own debug registers are out of
  * effect while any is set.
  */
 UMBRA_API int umbra_breakpoint_add(struct umbra_vm *vm, enum umbra_breakpoint_kind kind,

@@ -23,7 +23,8 @@ enum vcpu_debug_kind {
 
 struct vcpu_debug {
     bool step;
-    bool software; /* int3 exits instead of reaching the guest */
+    bool interrupts; /* a step may go into an interrupt's handler */
+    bool software;   /* int3 exits instead of reaching the guest */
     bool
         inject_breakpoint; /* deliver a #BP at the next entry: the int3 was the guest's */
     unsigned count;
@@ -47,6 +48,10 @@ struct vcpu_debug_stop {
 /* Decode the KVM_EXIT_DEBUG that the vCPU is at; @debug is what was set. */
 void vcpu_debug_decode(struct vcpu *vcpu, const struct vcpu_debug *debug,
                        struct vcpu_debug_stop *stop);
+
+/* Whether this host's processor is one that QEMU emulates: its SVM lets neither int3 nor debug
+ * registers leave a guest (QEMU assigns DR7 and treats int3 as INT n), only single steps. */
+bool vcpu_debug_only_steps(void);
 
 /* The instruction pointer. */
 int vcpu_get_pc(struct vcpu *vcpu, uint64_t *pc);

@@ -71,6 +71,7 @@ struct vcpu {
     struct kvm_run *run;
     pthread_t thread;
     bool started; /* there is a thread to join; the controller's */
+    bool stepped; /* a debugger wants to see every instruction */
     bool alive;   /* the thread may be signalled; under the set's lock */
     struct exit_stats *stats;
     struct exit_detail detail; /* of the exit being handled */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An ELF core of a guest: registers of every vCPU as NT_PRSTATUS notes, RAM as PT_LOAD
- * segments by guest-physical address. Virtual addresses are those of Linux's direct map and
- * kernel image where the guest maps the latter, otherwise the physical ones, so that gdb
- * finds memory and crash(8) finds its way. Untouched memory becomes holes in the file.
+ * segments by guest-physical address. Virtual addresses are those of Linux's direct map,
+ * kernel image and current stacks where the guest is a Linux that maps itself, otherwise the
+ * physical ones, so that gdb finds memory; what Linux tells about itself for crash dumps
+ * (VMCOREINFO) goes along for crash(8). Untouched memory becomes holes in the file.
  */
 #include <elf.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "vcpu/x86_64/look.h"
 #include "vcpu/x86_64/state.h"
 #include "vmm/inspect.h"
 #include "vmm/vm.h"
@@ -27,7 +29,8 @@
 
 enum {
     CORE_CHUNK = 1 << 20,
-    CORE_MAX_SEGMENTS = 16,
+    CORE_STACK_PAGES = 8, /* of each vCPU's stack, as Linux's at most */
+    CORE_NOTE_MAX = 16384,
     NOTE_NAME_SIZE = 8,
     NOTE_PAGING = 1,
 };
@@ -50,10 +53,15 @@ struct core_note {
 struct core {
     struct umbra_vm *vm;
     int fd;
-    Elf64_Phdr segments[CORE_MAX_SEGMENTS];
-    const struct guest_region *regions[CORE_MAX_SEGMENTS];
-    unsigned count;
+    Elf64_Phdr *segments;
+    const struct guest_region **regions; /* whose bytes a segment has; NULL: another's */
+    unsigned count, capacity;
     size_t notes_size;
+    /* Linux: where it is mapped, by what it says about itself. */
+    struct vcpu *mapper; /* whose page tables have the kernel; NULL: no Linux */
+    uint64_t text, text_at, direct_map;
+    uint8_t info[CORE_NOTE_MAX]; /* its VMCOREINFO note */
+    size_t info_size;
 };
 
 static int core_write(int fd, const void *bytes, size_t length, off_t at)
@@ -158,22 +166,142 @@ static int core_note(struct umbra_vm *vm, struct vcpu *vcpu, struct core_note *n
     return ret;
 }
 
-/* Lay the segments out behind the headers and notes. */
-static void core_plan(struct core *core)
+/* ---- Linux ------------------------------------------------------------------------------------- */
+
+/* A pointer of the kernel's. */
+static bool core_linux_word(const struct core *core, const struct vcpu_look *look,
+                            const char *name, uint64_t *value)
 {
+    struct umbra_symbol symbol = { .size = sizeof(symbol) };
+    uint8_t bytes[sizeof(*value)];
+
+    if (umbra_symbol_lookup(core->vm, name, &symbol, NULL) < 0 ||
+        !vcpu_look_read(look, symbol.address, bytes, sizeof(bytes))) {
+        return false;
+    }
+    *value = load_le64(bytes);
+    return true;
+}
+
+/* The note that a kernel has ready for its own crash dumps (kernel/crash_core.c). */
+static void core_linux_info(struct core *core, const struct vcpu_look *look)
+{
+    static const char name[] = "VMCOREINFO";
+    const size_t at = sizeof(Elf64_Nhdr) + align_up(sizeof(name), 4);
+    Elf64_Nhdr header;
+    uint64_t note;
+
+    if (!core_linux_word(core, look, "vmcoreinfo_note", &note) ||
+        !vcpu_look_read(look, note, core->info, at)) {
+        return;
+    }
+    memcpy(&header, core->info, sizeof(header));
+    if (header.n_namesz != sizeof(name) || header.n_descsz > CORE_NOTE_MAX - at ||
+        memcmp(core->info + sizeof(header), name, sizeof(name)) != 0 ||
+        !vcpu_look_read(look, note, core->info, at + header.n_descsz)) {
+        return;
+    }
+    core->info_size = align_up(at + header.n_descsz, 4);
+    memset(core->info + at + header.n_descsz, 0,
+           core->info_size - (at + header.n_descsz));
+}
+
+/* Is the guest a Linux that maps itself, and where? */
+static void core_find_linux(struct core *core)
+{
+    struct umbra_symbol symbol = { .size = sizeof(symbol) };
+    const struct vcpu_set *set = core->vm->machine.vcpus;
+    struct vcpu_look look;
+
+    core->text = umbra_symbol_lookup(core->vm, "_text", &symbol, NULL) == 0
+                     ? symbol.address
+                     : LINUX_KERNEL_TEXT;
+    core->direct_map = LINUX_DIRECT_MAP;
+    for (unsigned i = 0; i < set->options.count && core->mapper == NULL; i++) {
+        /* A vCPU in a program may have tables without the kernel. */
+        if (core->text >= LINUX_KERNEL_MAP &&
+            vcpu_translate(&set->vcpus[i], core->text, &core->text_at)) {
+            core->mapper = &set->vcpus[i];
+        }
+    }
+    if (core->mapper != NULL && vcpu_look_begin(core->mapper, &look) == 0) {
+        core_linux_word(core, &look, "page_offset_base", &core->direct_map);
+        core_linux_info(core, &look);
+    }
+}
+
+/* ---- Segments ---------------------------------------------------------------------------------- */
+
+/* Some bytes of a segment again at another virtual address. */
+static void core_alias(struct core *core, const Elf64_Phdr *of, uint64_t virtual_address,
+                       uint64_t from, uint64_t size)
+{
+    Elf64_Phdr *alias = &core->segments[core->count];
+
+    if (core->count < core->capacity) {
+        *alias = *of;
+        alias->p_vaddr = virtual_address;
+        alias->p_paddr += from;
+        alias->p_offset += from;
+        alias->p_filesz = alias->p_memsz = size;
+        core->regions[core->count++] = NULL;
+    }
+}
+
+/* A vCPU's stack where it is mapped, if that is in none of Linux's linear maps. */
+static void core_plan_stack(struct core *core, struct vcpu *vcpu, unsigned linear)
+{
+    struct vcpu_look look;
+    uint64_t page;
+
+    if (vcpu_look_begin(vcpu, &look) < 0 || look.bits != 64 ||
+        look.regs.rsp < LINUX_DIRECT_MAP || look.regs.rsp >= LINUX_KERNEL_MAP) {
+        return;
+    }
+    page = align_down(look.regs.rsp, 4096);
+    for (unsigned i = 0; i < CORE_STACK_PAGES; i++, page += 4096) {
+        uint64_t at;
+
+        if (!vcpu_translate(vcpu, page, &at)) {
+            return; /* the guard page behind the stack */
+        }
+        for (unsigned n = 0; n < linear; n++) {
+            const Elf64_Phdr *segment = &core->segments[n];
+
+            if (page - segment->p_vaddr < segment->p_memsz) {
+                break;
+            }
+            if (core->regions[n] != NULL && at - segment->p_paddr < segment->p_memsz) {
+                core_alias(core, segment, page, at - segment->p_paddr, 4096);
+                break;
+            }
+        }
+    }
+}
+
+/* Lay the segments out behind the headers and notes. Debuggers take an alignment of 0 as the
+ * sign of a kernel's dump. */
+static int core_plan(struct core *core)
+{
+    const unsigned cpus = core->vm->config->cpus;
     const struct guest_region *regions;
-    uint64_t offset, text = 0;
-    bool linux_map;
+    uint64_t offset;
+    unsigned linear;
     size_t count;
 
-    linux_map =
-        vcpu_translate(&core->vm->machine.vcpus->vcpus[0], LINUX_KERNEL_TEXT, &text);
+    core_find_linux(core);
     regions = guest_mem_regions(core->vm->machine.mem, &count);
-    core->notes_size = core->vm->config->cpus * sizeof(struct core_note);
-    offset = align_up(sizeof(Elf64_Ehdr) + CORE_MAX_SEGMENTS * sizeof(Elf64_Phdr) +
+    core->capacity = (unsigned)(2 * count) + CORE_STACK_PAGES * cpus;
+    core->segments = calloc(core->capacity, sizeof(*core->segments));
+    core->regions = calloc(core->capacity, sizeof(const struct guest_region *));
+    if (core->segments == NULL || core->regions == NULL) {
+        return -ENOMEM;
+    }
+    core->notes_size = cpus * sizeof(struct core_note) + core->info_size;
+    offset = align_up(sizeof(Elf64_Ehdr) + (core->capacity + 1) * sizeof(Elf64_Phdr) +
                           core->notes_size,
                       4096);
-    for (size_t i = 0; i < count && core->count + 2 < CORE_MAX_SEGMENTS; i++) {
+    for (size_t i = 0; i < count; i++) {
         Elf64_Phdr *segment = &core->segments[core->count];
         uint64_t base = regions[i].base, end = base + regions[i].size;
 
@@ -181,26 +309,24 @@ static void core_plan(struct core *core)
             .p_type = PT_LOAD,
             .p_flags = PF_R | PF_W | PF_X,
             .p_offset = offset,
-            .p_vaddr = linux_map ? LINUX_DIRECT_MAP + base : base,
+            .p_vaddr = core->mapper != NULL ? core->direct_map + base : base,
             .p_paddr = base,
             .p_filesz = regions[i].size,
             .p_memsz = regions[i].size,
-            .p_align = 4096,
         };
         core->regions[core->count++] = &regions[i];
-        if (linux_map && base < LINUX_KERNEL_LIMIT) {
-            /* The same bytes again, where the kernel image is mapped. */
-            uint64_t size = (end < LINUX_KERNEL_LIMIT ? end : LINUX_KERNEL_LIMIT) - base;
-
-            core->segments[core->count] = *segment;
-            core->segments[core->count].p_vaddr =
-                LINUX_KERNEL_TEXT + base - (text & ~UINT64_C(0xfff));
-            core->segments[core->count].p_filesz = size;
-            core->segments[core->count].p_memsz = size;
-            core->regions[core->count++] = NULL;
+        if (core->mapper != NULL && base < LINUX_KERNEL_LIMIT) {
+            /* Where the kernel image is mapped. */
+            core_alias(core, segment, core->text + base - align_down(core->text_at, 4096),
+                       0, (end < LINUX_KERNEL_LIMIT ? end : LINUX_KERNEL_LIMIT) - base);
         }
         offset += regions[i].size;
     }
+    linear = core->count;
+    for (unsigned i = 0; i < cpus && core->mapper != NULL; i++) {
+        core_plan_stack(core, &core->vm->machine.vcpus->vcpus[i], linear);
+    }
+    return 0;
 }
 
 static int core_write_headers(struct core *core)
@@ -239,6 +365,10 @@ static int core_write_headers(struct core *core)
                              (off_t)(notes_at + i * sizeof(note)));
         }
     }
+    if (ret == 0) {
+        ret = core_write(core->fd, core->info, core->info_size,
+                         (off_t)(notes_at + core->notes_size - core->info_size));
+    }
     return ret;
 }
 
@@ -272,8 +402,10 @@ static int core_write_all(struct core *core)
     const Elf64_Phdr *last = NULL;
     int ret;
 
-    core_plan(core);
-    ret = core_write_headers(core);
+    ret = core_plan(core);
+    if (ret == 0) {
+        ret = core_write_headers(core);
+    }
     for (unsigned i = 0; ret == 0 && i < core->count; i++) {
         if (core->regions[i] != NULL) {
             ret = core_write_region(core, i);
@@ -312,6 +444,8 @@ int umbra_vm_write_core(struct umbra_vm *vm, const char *path, struct umbra_erro
         vm_open_gate(vm);
     }
     pthread_mutex_unlock(&vm->control);
+    free(core.segments);
+    free(core.regions);
     if (close(core.fd) < 0 && ret == 0) {
         ret = -errno;
     }

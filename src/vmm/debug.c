@@ -46,6 +46,50 @@ static void debug_note(struct umbra_vm *vm, struct vcpu *vcpu, enum umbra_stop_k
     vcpu_set_close(vm->machine.vcpus);
 }
 
+/* What a watchpoint watches; false: not mapped yet. */
+static bool debug_value(struct umbra_vm *vm, struct vcpu *vcpu,
+                        struct debug_breakpoint *breakpoint, uint64_t *value)
+{
+    uint8_t bytes[sizeof(*value)] = { 0 };
+
+    if (!breakpoint->placed) {
+        breakpoint->placed =
+            vcpu_translate(vcpu, breakpoint->gva, &breakpoint->gpa) ||
+            boot_entry_physical(&vm->machine.entry, breakpoint->gva, &breakpoint->gpa);
+    }
+    if (!breakpoint->placed ||
+        guest_mem_read(vm->machine.mem, breakpoint->gpa, bytes, breakpoint->length) < 0) {
+        return false;
+    }
+    *value = load_le64(bytes);
+    return true;
+}
+
+/* After a step of a guest that runs in steps: is there anything to stop for? */
+static void debug_look(struct umbra_vm *vm, struct vcpu *vcpu,
+                       const struct vcpu_debug_stop *step)
+{
+    for (unsigned i = 0; i < vm->debug.count; i++) {
+        struct debug_breakpoint *breakpoint = &vm->debug.list[i];
+        struct vcpu_debug_stop hit = *step;
+        uint64_t value;
+
+        if (breakpoint->kind == UMBRA_BREAKPOINT_SOFTWARE ||
+            breakpoint->kind == UMBRA_BREAKPOINT_HARDWARE) {
+            if (breakpoint->gva == step->pc) {
+                debug_note(vm, vcpu, UMBRA_STOP_BREAKPOINT, &hit);
+                return;
+            }
+        } else if (debug_value(vm, vcpu, breakpoint, &value) &&
+                   __atomic_exchange_n(&breakpoint->value, value, __ATOMIC_ACQ_REL) !=
+                       value) {
+            hit.address = breakpoint->gva;
+            debug_note(vm, vcpu, UMBRA_STOP_WATCHPOINT, &hit);
+            return;
+        }
+    }
+}
+
 void debug_hit(void *context, struct vcpu *vcpu)
 {
     static const enum umbra_stop_kind kinds[] = {
@@ -59,6 +103,11 @@ void debug_hit(void *context, struct vcpu *vcpu)
     struct vcpu_debug_stop hit;
 
     vcpu_debug_decode(vcpu, &vm->debug.active, &hit);
+    /* Written while the gate was closed. */
+    if (hit.kind == VCPU_DEBUG_STEP && vm->debug.stepped && !vm->debug.stepping) {
+        debug_look(vm, vcpu, &hit);
+        return;
+    }
     if (hit.kind == VCPU_DEBUG_SOFTWARE &&
         debug_find(&vm->debug, UMBRA_BREAKPOINT_SOFTWARE, hit.pc) == NULL) {
         struct vcpu_debug inject = vm->debug.active;
@@ -82,6 +131,15 @@ bool debug_int3(void *context, struct vcpu *vcpu, uint64_t pc)
     return true;
 }
 
+/* Whether this host's KVM stops a guest for a breakpoint of that kind. KVM's emulator, where
+ * it runs guest kernels, does not look at debug registers for data. */
+static bool debug_stops(const struct umbra_vm *vm, enum umbra_breakpoint_kind kind)
+{
+    bool watch = kind == UMBRA_WATCHPOINT_WRITE || kind == UMBRA_WATCHPOINT_ACCESS;
+
+    return !vm->debug.only_steps && !(watch && vm->machine.probe.cpl0_interpreted);
+}
+
 /* ---- Setting and clearing; the caller holds control and nothing runs ---------------------- */
 
 static int debug_apply(struct umbra_vm *vm)
@@ -92,6 +150,11 @@ static int debug_apply(struct umbra_vm *vm)
     for (unsigned i = 0; i < vm->debug.count; i++) {
         const struct debug_breakpoint *breakpoint = &vm->debug.list[i];
 
+        if (!debug_stops(vm, breakpoint->kind)) {
+            active.step = true;
+            /* An interrupt's handler runs without steps where steps are RFLAGS.TF. */
+            active.interrupts = !vm->debug.only_steps;
+        }
         if (breakpoint->kind == UMBRA_BREAKPOINT_SOFTWARE) {
             active.software = true;
             continue;
@@ -108,6 +171,7 @@ static int debug_apply(struct umbra_vm *vm)
         active.count++;
     }
     vm->debug.active = active;
+    vm->debug.stepped = active.step;
     for (unsigned i = 0; ret == 0 && i < vm->machine.vcpus->options.count; i++) {
         ret = vcpu_debug_set(&vm->machine.vcpus->vcpus[i], &active);
     }
@@ -120,7 +184,7 @@ static int debug_patch(struct umbra_vm *vm, struct debug_breakpoint *breakpoint,
 {
     const uint8_t int3 = INT3;
 
-    if (breakpoint->kind != UMBRA_BREAKPOINT_SOFTWARE) {
+    if (breakpoint->kind != UMBRA_BREAKPOINT_SOFTWARE || vm->debug.only_steps) {
         return 0;
     }
     return guest_mem_load(vm->machine.mem, breakpoint->gpa,
@@ -137,8 +201,11 @@ static int debug_insert(struct umbra_vm *vm, struct debug_breakpoint *breakpoint
                          DEBUG_MAX_BREAKPOINTS);
     }
     if (breakpoint->kind == UMBRA_BREAKPOINT_SOFTWARE) {
-        if (!vcpu_translate(&vm->machine.vcpus->vcpus[0], breakpoint->gva,
-                            &breakpoint->gpa) ||
+        /* Before a kernel maps itself the loader knows where its code is. */
+        if ((!vcpu_translate(&vm->machine.vcpus->vcpus[0], breakpoint->gva,
+                             &breakpoint->gpa) &&
+             !boot_entry_physical(&vm->machine.entry, breakpoint->gva,
+                                  &breakpoint->gpa)) ||
             guest_mem_read(vm->machine.mem, breakpoint->gpa, &breakpoint->original, 1) <
                 0) {
             return error_set(error, UMBRA_ERROR_USAGE, EFAULT,
@@ -197,9 +264,16 @@ int umbra_breakpoint_add(struct umbra_vm *vm, enum umbra_breakpoint_kind kind,
     if (ret < 0) {
         return ret;
     }
+    vm->debug.only_steps = vcpu_debug_only_steps();
     if (debug_find(&vm->debug, kind, gva) != NULL) {
         ret = 0;
+    } else if (kind == UMBRA_WATCHPOINT_ACCESS && !debug_stops(vm, kind)) {
+        ret = error_set(error, UMBRA_ERROR_USAGE, ENOTSUP,
+                        "this host's KVM does not stop guests for reads; watch writes");
     } else {
+        if (watch) {
+            debug_value(vm, &vm->machine.vcpus->vcpus[0], &breakpoint, &breakpoint.value);
+        }
         ret = debug_insert(vm, &breakpoint, error);
     }
     pthread_mutex_unlock(&vm->control);
@@ -258,6 +332,7 @@ static int debug_step(struct umbra_vm *vm, struct vcpu *vcpu, struct umbra_stop 
     int ret;
 
     step.step = true;
+    step.interrupts = false;
     ret = vcpu_debug_set(vcpu, &step);
     if (ret < 0) {
         return ret;

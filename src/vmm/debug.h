@@ -16,6 +16,8 @@ struct debug_breakpoint {
     enum umbra_breakpoint_kind kind;
     uint64_t gva, gpa;
     unsigned length;
+    bool placed;      /* gpa is known */
+    uint64_t value;   /* WRITE: what was there at the last look; atomic */
     uint8_t original; /* SOFTWARE: the byte that the int3 replaced */
 };
 
@@ -25,6 +27,8 @@ struct debug {
     struct vcpu_debug active; /* what the vCPUs were told, without the step */
     struct umbra_stop stop;   /* under lock: the stop that was hit; kind NONE: none */
     bool stepping;            /* under lock: umbra_vm_step() waits for it */
+    bool only_steps;          /* vcpu_debug_only_steps() */
+    bool stepped; /* the guest runs in steps, since KVM here does not stop it otherwise */
 };
 
 /* machine_events.vcpu_debug: a vCPU hit something. On its thread. */

@@ -52,8 +52,10 @@ static bool stack_rule(void *context, uint64_t pc, struct orc_rule *rule)
 static bool stack_is_code(void *context, uint64_t address)
 {
     const struct stack *stack = context;
+    bool kernel = stack->look.regs.rip >> 63 != 0;
 
-    return vcpu_look_executable(&stack->look, address);
+    /* In a kernel of the upper half of addresses the lower one is its programs'. */
+    return (!kernel || address >> 63 != 0) && vcpu_look_executable(&stack->look, address);
 }
 
 static void report_frame(struct umbra_vm *vm, unsigned number,

@@ -281,12 +281,31 @@ int umbra_symbol_at(struct umbra_vm *vm, uint64_t gva, struct umbra_symbol *symb
                                      "no symbol is known at 0x%" PRIx64, gva);
 }
 
+/* A kernel that has just been entered runs at its physical addresses. */
+static bool symbols_to_virtual(struct umbra_vm *vm, uint64_t *address)
+{
+    const struct boot_entry *entry = &vm->symbols.entry;
+    bool found = false;
+
+    pthread_mutex_lock(&vm->symbols.lock);
+    for (unsigned i = 0; i < entry->segment_count && !found; i++) {
+        if (*address - entry->segments[i].address < entry->segments[i].size) {
+            *address += entry->segments[i].virtual_address - entry->segments[i].address;
+            found = true;
+        }
+    }
+    pthread_mutex_unlock(&vm->symbols.lock);
+    return found;
+}
+
 void symbols_describe(struct umbra_vm *vm, uint64_t address, char text[SYMBOLS_TEXT])
 {
     struct umbra_symbol symbol = { .size = sizeof(symbol) };
 
     text[0] = '\0';
-    if (umbra_symbol_at(vm, address, &symbol, NULL) == 0) {
+    if (umbra_symbol_at(vm, address, &symbol, NULL) == 0 ||
+        (symbols_to_virtual(vm, &address) &&
+         umbra_symbol_at(vm, address, &symbol, NULL) == 0)) {
         snprintf(text, SYMBOLS_TEXT, "%s+0x%" PRIx64, symbol.name, symbol.offset);
     }
 }

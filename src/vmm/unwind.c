@@ -175,22 +175,24 @@ static bool unwind_by_frame_pointer(struct unwinder *u)
     return true;
 }
 
-static unsigned unwind_guess(const struct unwinder *u, struct unwind_frame *frames,
-                             unsigned max)
+/* The next return address on the stack. */
+static bool unwind_guess(struct unwinder *u)
 {
     uint64_t from = align_up(u->regs.rsp, u->regs.word), value;
-    unsigned count = 0;
 
-    for (uint64_t at = from; at - from < GUESS_REACH && count < max; at += u->regs.word) {
+    for (uint64_t at = from; at - from < GUESS_REACH; at += u->regs.word) {
         if (!unwind_word(u, at, &value)) {
-            break;
+            return false;
         }
         if (unwind_is_return(u, value)) {
-            frames[count++] =
-                (struct unwind_frame){ value, at + u->regs.word, UNWIND_GUESS };
+            u->regs.rip = value;
+            u->regs.rsp = at + u->regs.word;
+            u->exact = false;
+            u->how = UNWIND_GUESS;
+            return true;
         }
     }
-    return count;
+    return false;
 }
 
 /* One frame out; false when nothing leads on. */
@@ -223,9 +225,8 @@ unsigned unwind(const struct unwind_ops *ops, const struct unwind_registers *reg
     *complete = false;
     while (count < max) {
         frames[count++] = (struct unwind_frame){ u.regs.rip, u.regs.rsp, u.how };
-        if (!unwind_step(&u, complete)) {
-            return *complete ? count
-                             : count + unwind_guess(&u, frames + count, max - count);
+        if (!unwind_step(&u, complete) && (*complete || !unwind_guess(&u))) {
+            break;
         }
         if (u.regs.rip == 0) {
             *complete = true; /* a thread's first function returns nowhere */

@@ -34,7 +34,8 @@ enum unwind_how {
     UNWIND_TABLE,         /* by an unwind table */
     UNWIND_INTERRUPT,     /* the same: where an interrupt or exception came */
     UNWIND_FRAME_POINTER, /* by a chain of frame pointers: callers may be missing */
-    UNWIND_GUESS,         /* a return address on the stack, perhaps an old one */
+    UNWIND_GUESS, /* a return address on the stack, perhaps an old one; what follows it
+                     builds on that */
 };
 
 struct unwind_frame {

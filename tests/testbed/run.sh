@@ -38,6 +38,9 @@ for need in $(sed -n 's/^# needs: *//p' "$group"); do
     */initrd)
         "$testbed" initrd "${need%/*}" "$work/${need%/*}.cpio" "${in_initrd[@]}"
         places+=(-f "$work/${need%/*}.cpio") ;;
+    gdb)
+        gdb=$("$testbed" gdb) || { echo "SKIP: no gdb for level 1 (see above)"; exit 77; }
+        places+=(-f "$gdb=/bin/gdb") ;;
     generic/* | cloud/*) places+=(-f "$kernels/$need=${need%/*}.${need#*/}") ;;
     build/*) places+=(-f "$build/${need#build/}") ;;
     lib*.so.*) # one that umbra loads when it needs it, so that ldd does not name it
@@ -56,6 +59,13 @@ if [ ${#wanted[@]} -gt 0 ]; then
     options+=(-b "$work/root.img")
 fi
 for option in $(sed -n 's/^# level1: *//p' "$group"); do options+=("$option"); done
+
+# "# host: SCRIPT" runs on the host afterwards, on what the group left in /host.
+after=$(sed -n 's/^# host: *//p' "$group")
+if [ -n "$after" ]; then
+    mkdir "$work/host"
+    options+=(-s "$work/host")
+fi
 
 # Run the group once. No case is silent for as long as 200 seconds: level 1 that is has hung.
 attempt() {
@@ -91,4 +101,7 @@ grep -Eq '^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped' "$work/output" || {
     echo "the group ended early (status $status)"
     [ "$status" != 0 ] || status=1
 }
+if [ "$status" = 0 ] && [ -n "$after" ]; then
+    bash "$here/../../$after" "$testbed" "$work/host" || status=$?
+fi
 exit "$status"

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <string.h>
 #include <sys/ioctl.h>
 
 /* Debug registers (Intel SDM vol. 3, 18.2). */
@@ -32,7 +33,9 @@ int vcpu_debug_set(struct vcpu *vcpu, const struct vcpu_debug *debug)
     if (debug->step) {
         control.control |= KVM_GUESTDBG_SINGLESTEP;
         /* A step is over the next instruction, not into a timer's handler. */
-        control.control |= blockirq > 0 ? (uint32_t)blockirq & KVM_GUESTDBG_BLOCKIRQ : 0;
+        control.control |= blockirq > 0 && !debug->interrupts
+                               ? (uint32_t)blockirq & KVM_GUESTDBG_BLOCKIRQ
+                               : 0;
     }
     if (debug->software) {
         control.control |= KVM_GUESTDBG_USE_SW_BP;
@@ -51,7 +54,23 @@ int vcpu_debug_set(struct vcpu *vcpu, const struct vcpu_debug *debug)
             dr7_bits(debug->registers[i].kind, debug->registers[i].length)
             << (16 + 4 * i);
     }
+    vcpu->stepped = debug->step;
     return ioctl(vcpu->fd, KVM_SET_GUEST_DEBUG, &control) < 0 ? -errno : 0;
+}
+
+bool vcpu_debug_only_steps(void)
+{
+    enum { LEAF_HYPERVISOR = 0x40000000, FEATURE_HYPERVISOR = 1u << 31 };
+    uint32_t eax, name[3], ecx;
+
+    __asm__("cpuid" : "=a"(eax), "=c"(ecx) : "0"(1), "1"(0) : "ebx", "edx");
+    if (!(ecx & FEATURE_HYPERVISOR)) {
+        return false;
+    }
+    __asm__("cpuid"
+            : "=a"(eax), "=b"(name[0]), "=c"(name[1]), "=d"(name[2])
+            : "0"(LEAF_HYPERVISOR), "2"(0));
+    return memcmp(name, "TCGTCGTCGTCG", sizeof(name)) == 0;
 }
 
 void vcpu_debug_decode(struct vcpu *vcpu, const struct vcpu_debug *debug,

@@ -463,7 +463,7 @@ enum vcpu_verdict vcpu_arch_emulation_failure(struct vcpu *vcpu)
     insn_complete(emulation->engine, &emulation->cpu, &emulation_ops, emulation, bytes,
                   count, &outcome);
     /* Not while a debugger steps this vCPU. */
-    if (outcome.computing && !outcome.single_step && atomic_load(&vcpu->set->only) < 0)
+    if (outcome.computing && !outcome.single_step && !vcpu->stepped)
         insn_burst(emulation->engine, &emulation->cpu, &emulation_ops, emulation, BURST);
     if (outcome.result == INSN_UNHANDLED) {
         if (emulation->cpu.cpl == 0)

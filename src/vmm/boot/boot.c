@@ -243,6 +243,19 @@ static int boot_acpi(struct loader *loader, struct umbra_error *error)
                       &loader->rsdp, error);
 }
 
+bool boot_entry_physical(const struct boot_entry *entry, uint64_t address, gpa *physical)
+{
+    for (unsigned i = 0; i < entry->segment_count; i++) {
+        const struct boot_segment *segment = &entry->segments[i];
+
+        if (address - segment->virtual_address < segment->size) {
+            *physical = segment->address + (address - segment->virtual_address);
+            return true;
+        }
+    }
+    return false;
+}
+
 int boot_load(const struct boot_request *request, struct boot_entry *entry,
               struct umbra_error *error)
 {

@@ -74,6 +74,10 @@ struct boot_entry {
     unsigned segment_count;
 };
 
+/* Where the loader put what the image has at @address; false: not known. It holds before the
+ * guest maps anything. */
+bool boot_entry_physical(const struct boot_entry *entry, uint64_t address, gpa *physical);
+
 int boot_load(const struct boot_request *request, struct boot_entry *entry,
               struct umbra_error *error);
 
