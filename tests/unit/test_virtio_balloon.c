@@ -224,7 +224,6 @@ static void test_pages(void **state)
             guest_mem_fill(r->mem, LENT - PAGE, 0x5a, (COUNT + 2) * PAGE);
             guest_mem_fill(r->mem, 0, 0x5a, 8 * PAGE);
             before = guest_mem_resident(r->mem);
-            assert_int_equal(guest_mem_dirty_enable(r->mem, true), 0);
             name_pages(r, 0, pages, ARRAY_SIZE(pages), 1 + packed * 4);
             /* The page with the numbers itself is new. */
             assert_in_range(guest_mem_resident(r->mem), before - (COUNT + 1) * PAGE,
@@ -256,7 +255,9 @@ static void test_dirty(void **state)
 
     rig_open(r, (struct guest_mem_options){ 0 }, 0);
     rig_start(r, false, 0);
+    loop_stop(r->loop);
     assert_int_equal(guest_mem_dirty_enable(r->mem, true), 0);
+    assert_int_equal(loop_start(r->loop, NULL), 0);
     name_pages(r, 0, pages, 2, 1);
     guest_mem_dirty_take(&guest_mem_regions(r->mem, &count)[2], bitmap);
     for (unsigned page = first; page < first + 20; page++) {
