@@ -17,7 +17,7 @@
 enum {
     VHOST_USER_REGIONS_MAX = 8,
     VHOST_USER_CONFIG_MAX = 256,
-    VHOST_USER_TIMEOUT_MS = 5000, /* for each answer */
+    VHOST_USER_TIMEOUT_MS = 10000, /* for each answer */
 };
 
 /* Bits of the protocol features. */

@@ -20,6 +20,8 @@ enum {
     FS_TAG_SIZE = 36,
     FS_CONFIG_REQUESTS = FS_TAG_SIZE,
     FS_CONFIG_SIZE = 40,
+    FS_START_MS =
+        60000,     /* virtiofsd may take this long to start; its end is seen sooner */
     FS_QUEUES = 2, /* one for what may not wait, one for requests */
     /* struct fuse_in_header and fuse_out_header of <linux/fuse.h>. */
     FUSE_IN_UNIQUE = 8,
@@ -52,8 +54,10 @@ static int fs_open(struct vhost_user_device *d, struct vhost_user **vu,
         if (ret != 0) {
             return ret;
         }
-        ret = vhost_user_open(fd, d->name, d->kind->protocol, d->timeout_ms, vu, error);
-        if (ret != 0) {
+        ret = vhost_user_open(fd, d->name, d->kind->protocol, FS_START_MS, vu, error);
+        if (ret == 0) {
+            (*vu)->timeout_ms = d->timeout_ms;
+        } else {
             virtiofsd_explain(fs->daemon, error);
         }
     } while (ret != 0 && virtiofsd_relax(fs->daemon, error));

@@ -35,6 +35,7 @@ struct virtiofsd {
     bool readonly;
     bool modern;  /* the one in Rust, whose options are others */
     bool relaxed; /* only a changed root for a sandbox */
+    bool failed;  /* it ended with an error before it answered */
     const struct log *log;
     pid_t pid; /* 0: none */
     int pid_fd;
@@ -165,13 +166,14 @@ void virtiofsd_explain(struct virtiofsd *daemon, struct umbra_error *error)
     for (int i = 0; i < 8 && daemon->output >= 0; i++) {
         virtiofsd_output(daemon);
     }
-    if (status >= 0 && WIFEXITED(status)) {
+    daemon->failed = status >= 0 && WIFEXITED(status) && WEXITSTATUS(status) != 0;
+    if (daemon->failed) {
         error_set(error, UMBRA_ERROR_CONFIG, EIO, "share %s: %s ended with status %d%s%s",
                   daemon->path, daemon->program, WEXITSTATUS(status),
                   daemon->last[0] != '\0' ? ": " : "", daemon->last);
     } else if (daemon->last[0] != '\0') {
-        error_set(error, UMBRA_ERROR_CONFIG, EIO, "share %s: %s: %s", daemon->path,
-                  daemon->program, daemon->last);
+        error_prefix(error, "share %s: %s says \"%s\"", daemon->path, daemon->program,
+                     daemon->last);
     }
 }
 
@@ -181,7 +183,7 @@ void virtiofsd_explain(struct virtiofsd *daemon, struct umbra_error *error)
  */
 bool virtiofsd_relax(struct virtiofsd *daemon, const struct umbra_error *error)
 {
-    if (daemon->relaxed || geteuid() != 0) {
+    if (daemon->relaxed || !daemon->failed || geteuid() != 0) {
         return false;
     }
     daemon->relaxed = true;
@@ -341,6 +343,7 @@ int virtiofsd_start(struct virtiofsd *daemon, int *fd, struct umbra_error *error
 
     daemon_end(daemon);
     daemon->last[0] = '\0';
+    daemon->failed = false;
     ret = daemon_sockets(&listener, fd);
     if (ret == 0) {
         /* Above the descriptors that the child's are moved to. */
