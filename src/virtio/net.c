@@ -404,6 +404,7 @@ int virtio_net_create(const struct device_env *env,
             net_destroy(&net->device);
             return ret;
         }
+        net->device.elsewhere = true;
         net->device.offered = net_vhost_features(net->vhost, net->device.offered);
     }
     ret = virtio_device_add_queues(&net->device, 2 * backend->pairs, size);

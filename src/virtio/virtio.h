@@ -132,6 +132,7 @@ struct virtio_device {
     atomic_uint status;
     atomic_uint generation; /* of the config space */
     atomic_bool failed;     /* NEEDS_RESET was said and logged */
+    bool elsewhere; /* requests do not pass here: they can have no planned faults */
     bool paused;
     uint8_t config[VIRTIO_MAX_CONFIG]; /* little-endian, kept up to date by the device */
     unsigned queue_count;

@@ -9,7 +9,8 @@
 void virtio_device_plan(const struct virtio_device *device, struct device *carrier)
 {
     carrier->fault_point = FAULT_REQUEST;
-    carrier->faults = device->facts->faults | FAULTS_OF_IRQ | FAULTS_OF_MACHINE;
+    carrier->faults = (device->elsewhere ? 0 : device->facts->faults) | FAULTS_OF_IRQ |
+                      FAULTS_OF_MACHINE;
 }
 
 void virtio_queue_notified(struct virtio_queue *queue)

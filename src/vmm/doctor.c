@@ -323,12 +323,30 @@ static void check_vfio(struct doctor *doctor)
         "%zu groups", groups);
 }
 
+/* Where src/virtio/virtiofsd.c looks first. */
+static void check_virtiofsd(struct doctor *doctor)
+{
+    static const char *const places[] = { "/usr/libexec/virtiofsd",
+                                          "/usr/lib/qemu/virtiofsd" };
+
+    for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+        if (access(places[i], X_OK) == 0) {
+            add(doctor, "virtiofsd", STATUS_GOOD, NULL, "%s", places[i]);
+            return;
+        }
+    }
+    add(doctor, "virtiofsd", STATUS_NOTE,
+        "sudo apt-get install virtiofsd (Debian 12: qemu-system-common)",
+        "not there: --share needs it");
+}
+
 static void check_devices(struct doctor *doctor)
 {
     check_device(doctor, "tap", "/dev/net/tun", "sudo modprobe tun",
                  "sudo ip tuntap add dev tap0 mode tap user $USER");
     check_device(doctor, "vhost-net", "/dev/vhost-net", "sudo modprobe vhost_net",
                  "access to /dev/vhost-net (group kvm on many systems)");
+    check_virtiofsd(doctor);
     check_vfio(doctor);
 }
 
