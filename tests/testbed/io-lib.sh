@@ -9,7 +9,7 @@ complaints="dmesg -r | grep -E '^<[0-4]>.*(virtio|vd[a-z]|eth[0-9]|EXT4|I/O)' | 
 start_guest() {
     # shellcheck disable=SC2086
     umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --cpus 2 --memory 512M \
-        --timeout 140 --disk path=/dev/vda,overlay=discard $options \
+        --timeout ${limit:-140} --disk path=/dev/vda,overlay=discard $options \
         --append "console=ttyS0 quiet root=/dev/vda do=\"$do; $complaints\""
 }
 

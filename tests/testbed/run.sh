@@ -67,7 +67,9 @@ if [ -n "$after" ]; then
     options+=(-s "$work/host")
 fi
 
-# Run the group once. No case is silent for as long as 200 seconds: level 1 that is has hung.
+# Run the group once. No case is silent for as long as 200 seconds (or what a "# silence:"
+# line says): level 1 that is has hung.
+silence=$(sed -n 's/^# silence: *//p' "$group")
 attempt() {
     local size last=-1 still=0 pid
     "$testbed" run -t 900 "${options[@]}" "${places[@]}" "$group" > >(tee "$work/output") &
@@ -75,7 +77,7 @@ attempt() {
     while sleep 2 && kill -0 $pid 2>/dev/null; do
         size=$(stat -c %s "$work/output" 2>/dev/null || echo 0)
         if [ "$size" = "$last" ]; then still=$((still + 2)); else still=0 last=$size; fi
-        if [ $still -ge 200 ]; then
+        if [ $still -ge "${silence:-200}" ]; then
             echo "level 1 has been silent for $still seconds: it hangs"
             pkill -P $pid 2>/dev/null || true
             kill $pid 2>/dev/null || true
