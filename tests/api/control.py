@@ -80,6 +80,10 @@ check("console output arrives", b"ending by hang" in seen)
 check("console input", client.call("console.send", data=base64.b64encode(b"x").decode())
       ["result"] == {})
 check("console input is checked", code(client.call("console.send", data="%%")) == -32000)
+check("a console by name", client.call("console.send", name="com1", data="eA==")
+      .get("result") == {})
+check("no console of that name", "did you mean" in client.call(
+    "console.send", name="com11", data="eA==")["error"]["message"])
 
 # Memory and registers; registers only while paused.
 check("registers need a pause", code(client.call("registers")) == -32000)
