@@ -97,6 +97,17 @@ check("memory.write", base64.b64decode(client.call("memory.read", address=0x3000
                                        ["result"]["data"]) == b"written")
 check("memory.write outside", code(client.call("memory.write", address=1 << 50, data="AAAA"))
       == -32000)
+symbol = client.call("symbol", symbol="guest_main")["result"]
+check("a symbol", symbol["type"] == "T" and symbol["length"] > 0)
+check("the symbol at an address", client.call("symbol", address=hex(int(symbol["address"], 16) + 2))
+      ["result"]["offset"] == 2)
+check("no such symbol", code(client.call("symbol", symbol="nothing")) == -32000)
+check("one place", code(client.call("symbol", symbol="a", address="1")) == -32000 and
+      code(client.call("memory.read", length=4)) == -32000)
+check("memory by symbol", client.call("memory.read", symbol="guest_main", length=16)["result"] ==
+      client.call("memory.read", address=int(symbol["address"], 16), length=16)["result"])
+report = client.call("report")["result"]["text"]
+check("report", "state    paused" in report and "\nvCPU 1\n" in report and "| ready" in report)
 check("memory outside", code(client.call("memory.read", address=1 << 50, length=16)) == -32000)
 
 # Page tables: the map of memory, how vCPUs translate, and KVM's translations.
@@ -192,6 +203,8 @@ if "KVM, ALL VCPUS" in stat:  # it has binary statistics here
     check("umbra stat shows what KVM counts", "insn_emulation" in stat or "exits " in stat)
 check("umbra stat", "IO" in subprocess.run([umbra, "stat", "t"], capture_output=True,
                                            text=True).stdout)
+check("umbra report", "page walk of rip" in subprocess.run([umbra, "report", "t"],
+                                                           capture_output=True, text=True).stdout)
 check("umbra top", "1 running VM" in subprocess.run([umbra, "top", "1"], capture_output=True,
                                                     text=True).stdout)
 console = subprocess.run([umbra, "console", "t"], stdin=subprocess.DEVNULL,
