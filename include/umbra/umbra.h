@@ -259,7 +259,8 @@ UMBRA_API int umbra_paging_get(struct umbra_vm *vm, unsigned vcpu,
  * Have KVM translate @p count guest-virtual addresses as vCPU @p vcpu would with its other
  * registers and @p cr3, for a read by the kernel that SMAP does not hinder: gpa[i], or
  * UINT64_MAX where nothing is mapped. The VM must not be running. KVM's walk sets accessed
- * flags in the guest's tables, as a processor's does.
+ * flags in what @p cr3 leads to, as a processor's does; a root that is none any more may lead
+ * to other memory, so keep a copy of the tables and put it back.
  */
 UMBRA_API int umbra_translate_list(struct umbra_vm *vm, unsigned vcpu, uint64_t cr3,
                                    const uint64_t *gva, uint64_t *gpa, size_t count,
