@@ -68,7 +68,7 @@ else
 fi
 
 # A disk that fails now and then, by plan: the kernel says so.
-do='dd if=/dev/vda of=/dev/null bs=64k count=800 2>&1; dmesg | grep -c "I/O error, dev vda" | sed s/^/errors=/'
+do='dd if=/dev/vda of=/dev/null bs=64k count=800 2>&1; dmesg | grep -c I/O.error,.dev.vda | sed s/^/errors=/'
 do="$do; cat /proc/interrupts | grep -c virtio0 | sed s/^/vectors=/; poweroff -f"
 # shellcheck disable=SC2086
 run umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --memory 512M --timeout 140 \
