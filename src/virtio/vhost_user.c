@@ -369,6 +369,9 @@ int vhost_user_backend_request(struct vhost_user *vu)
     bool known;
     int ret = vhost_user_receive(vu->backend_fd, &message, deadline);
 
+    if (ret == -ECONNRESET) { /* the socket's end follows */
+        return vu_break(vu, ret, "it closed the connection");
+    }
     if (ret != 0) {
         return vu_break(vu, ret, "its channel for requests: %s", strerror(-ret));
     }
