@@ -10,7 +10,7 @@ verdict "symbols of a bzImage as an ELF file" 0
 
 # A debugger comes to a running guest. (Breakpoints and watchpoints on this kernel, from its
 # first instruction on: tests/api/gdb_linux.sh. The emulated SVM lets neither int3 nor debug
-# registers leave a guest; see debug-all.sh.)
+# registers leave a guest.)
 # shellcheck disable=SC2086
 umbra run $guest --cpus 2 --gdb 1234 --append 'console=ttyS0 quiet do="echo ready; i=0; while :; do i=$((1-i)); echo $i >/proc/sys/kernel/panic_on_oops; done"' \
     >$out 2>&1 </dev/null &
