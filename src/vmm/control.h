@@ -65,14 +65,4 @@ json_t *control_encode(const void *bytes, size_t length);
 /* Back; how many they are, or -EINVAL (also when more than @max). */
 int control_decode(const char *text, uint8_t *bytes, size_t max);
 
-/* Page tables from outside (control_paging.c): results, or NULL and @error. */
-json_t *control_memory_map(struct umbra_vm *vm);
-json_t *control_memory_write(struct umbra_vm *vm, const json_t *params,
-                             struct umbra_error *error);
-json_t *control_memory_find(struct umbra_vm *vm, const json_t *params,
-                            struct umbra_error *error);
-json_t *control_paging(struct umbra_vm *vm, unsigned vcpu, struct umbra_error *error);
-json_t *control_translate(struct umbra_vm *vm, const json_t *params,
-                          struct umbra_error *error);
-
 #endif

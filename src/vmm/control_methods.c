@@ -8,19 +8,10 @@
 
 #include "base/error.h"
 #include "base/util.h"
-#include "virtio/registry.h"
-#include "vmm/control.h"
+#include "vmm/control_methods.h"
 #include "vmm/vm.h"
 
 enum { MAX_PARAMS = 5 };
-
-/* One call: what a handler gets and fills. */
-struct control_request {
-    struct umbra_vm *vm;
-    struct control_session *session;
-    json_t *params;
-    struct umbra_error *error;
-};
 
 struct control_param {
     const char *name, *type, *help; /* type: integer, string, boolean, or size: */
@@ -89,31 +80,6 @@ int control_decode(const char *text, uint8_t *bytes, size_t max)
 
 /* ---- Parameters ---------------------------------------------------------------------------- */
 
-static uint64_t param_uint(const struct control_request *request, const char *name,
-                           uint64_t otherwise)
-{
-    json_t *value = json_object_get(request->params, name);
-
-    return value != NULL ? (uint64_t)json_integer_value(value) : otherwise;
-}
-
-static const char *param_string(const struct control_request *request, const char *name)
-{
-    return json_string_value(json_object_get(request->params, name));
-}
-
-/* A checked parameter of type size. */
-static uint64_t param_size(const struct control_request *request, const char *name)
-{
-    uint64_t bytes = param_uint(request, name, 0);
-    const char *text = param_string(request, name);
-
-    if (text != NULL && size_parse(text, &bytes) < 0) {
-        bytes = 0;
-    }
-    return bytes;
-}
-
 static bool param_fits(const struct control_param *param, const json_t *value)
 {
     uint64_t bytes;
@@ -158,12 +124,6 @@ static int params_check(const struct control_method *method, json_t *params,
         }
     }
     return 0;
-}
-
-/* The result of a call that gives 0 or -errno. */
-static json_t *control_done(int ret)
-{
-    return ret < 0 ? NULL : json_object();
 }
 
 /* ---- Handlers ------------------------------------------------------------------------------ */
@@ -293,222 +253,6 @@ static json_t *call_console_send(const struct control_request *request)
     return control_done(ret);
 }
 
-/* An address is given by a symbol's name or as a number. */
-static bool one_place(const struct control_request *request)
-{
-    bool symbol = param_string(request, "symbol") != NULL;
-    bool address = json_object_get(request->params, "address") != NULL;
-
-    if (symbol == address) {
-        error_set(request->error, UMBRA_ERROR_USAGE, EINVAL,
-                  "give either \"symbol\" or \"address\"");
-    }
-    return symbol != address;
-}
-
-static json_t *call_memory_read(const struct control_request *request)
-{
-    uint8_t bytes[CONTROL_MAX_TRANSFER];
-    uint64_t length = param_uint(request, "length", 0);
-    bool virtual = json_is_true(json_object_get(request->params, "virtual"));
-    uint64_t address = param_uint(request, "address", 0);
-    unsigned vcpu = (unsigned)param_uint(request, "vcpu", 0);
-    const char *symbol = param_string(request, "symbol");
-    json_t *json;
-    int ret;
-
-    if (!one_place(request)) {
-        return NULL;
-    }
-    if (length == 0 || length > sizeof(bytes)) {
-        error_set(request->error, UMBRA_ERROR_USAGE, EINVAL, "length is 1 to %zu",
-                  sizeof(bytes));
-        return NULL;
-    }
-    ret = symbol != NULL ? umbra_memory_read_symbol(request->vm, vcpu, symbol, bytes,
-                                                    length, request->error)
-          : virtual
-              ? umbra_memory_read_virtual(request->vm, vcpu, address, bytes, length,
-                                          request->error)
-              : umbra_memory_read(request->vm, address, bytes, length, request->error);
-    if (ret < 0) {
-        return NULL;
-    }
-    json = json_object();
-    json_object_set_new(json, "data", control_encode(bytes, length));
-    return json;
-}
-
-static json_t *symbol_to_json(const struct umbra_symbol *symbol)
-{
-    char type[2] = { symbol->type, '\0' };
-
-    return json_pack(
-        "{s:s, s:s, s:o, s:I, s:I}", "name", symbol->name, "type", type, "address",
-        json_sprintf("0x%" PRIx64, symbol->address + symbol->offset), "offset",
-        (json_int_t)symbol->offset, "length", (json_int_t)symbol->length);
-}
-
-/* Addresses of kernels do not fit into JSON's integers: they travel as text. */
-static json_t *call_symbol(const struct control_request *request)
-{
-    struct umbra_symbol symbol = { .size = sizeof(symbol) };
-    const char *name = param_string(request, "symbol");
-    const char *text = param_string(request, "address");
-    char *end;
-    int ret;
-
-    if (!one_place(request)) {
-        return NULL;
-    }
-    if (name != NULL) {
-        ret = umbra_symbol_lookup(request->vm, name, &symbol, request->error);
-    } else {
-        uint64_t address = strtoull(text, &end, 0);
-
-        if (end == text || *end != '\0') {
-            error_set(request->error, UMBRA_ERROR_USAGE, EINVAL,
-                      "\"address\" must be a number, as \"0xffffffff81000000\"");
-            return NULL;
-        }
-        ret = umbra_symbol_at(request->vm, address, &symbol, request->error);
-    }
-    return ret < 0 ? NULL : symbol_to_json(&symbol);
-}
-
-static json_t *call_report(const struct control_request *request)
-{
-    char *text = umbra_vm_report(request->vm, request->error);
-    json_t *json;
-
-    if (text == NULL) {
-        return NULL;
-    }
-    json = json_pack("{s:s}", "text", text);
-    if (json == NULL) { /* a console may print what is not UTF-8 */
-        for (char *c = text; *c != '\0'; c++) {
-            *c = (unsigned char)*c < 0x80 ? *c : '?';
-        }
-        json = json_pack("{s:s}", "text", text);
-    }
-    free(text);
-    return json;
-}
-
-static json_t *call_registers(const struct control_request *request)
-{
-    static const char *const names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp",
-                                         "rsi", "rdi", "r8",  "r9",  "r10", "r11",
-                                         "r12", "r13", "r14", "r15" };
-    struct umbra_registers registers = { .size = sizeof(registers) };
-    struct umbra_symbol symbol = { .size = sizeof(symbol) };
-    json_t *json;
-
-    if (umbra_registers_get(request->vm, (unsigned)param_uint(request, "vcpu", 0),
-                            &registers, request->error) < 0) {
-        return NULL;
-    }
-    json = json_object();
-    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-        json_object_set_new(json, names[i], json_sprintf("0x%" PRIx64, registers.gpr[i]));
-    }
-    json_object_set_new(json, "rip", json_sprintf("0x%" PRIx64, registers.rip));
-    json_object_set_new(json, "rflags", json_sprintf("0x%" PRIx64, registers.rflags));
-    json_object_set_new(json, "cr0", json_sprintf("0x%" PRIx64, registers.cr0));
-    json_object_set_new(json, "cr2", json_sprintf("0x%" PRIx64, registers.cr2));
-    json_object_set_new(json, "cr3", json_sprintf("0x%" PRIx64, registers.cr3));
-    json_object_set_new(json, "cr4", json_sprintf("0x%" PRIx64, registers.cr4));
-    json_object_set_new(json, "efer", json_sprintf("0x%" PRIx64, registers.efer));
-    if (umbra_symbol_at(request->vm, registers.rip, &symbol, NULL) == 0) {
-        json_object_set_new(json, "symbol",
-                            json_sprintf("%s+0x%" PRIx64, symbol.name, symbol.offset));
-    }
-    return json;
-}
-
-static json_t *call_core(const struct control_request *request)
-{
-    return control_done(
-        umbra_vm_write_core(request->vm, param_string(request, "path"), request->error));
-}
-
-/* ---- Devices ------------------------------------------------------------------------------- */
-
-static json_t *call_balloon_set(const struct control_request *request)
-{
-    return control_done(umbra_balloon_set(request->vm, "balloon",
-                                          param_size(request, "target"), request->error));
-}
-
-static json_t *call_balloon_stats(const struct control_request *request)
-{
-    struct umbra_balloon_stats stats = { .size = sizeof(stats) };
-    json_t *json, *guest;
-
-    if (umbra_balloon_stats(request->vm, "balloon", &stats, request->error) < 0) {
-        return NULL;
-    }
-    guest = json_object();
-    for (unsigned i = 0; i < UMBRA_BALLOON_STAT_COUNT; i++) {
-        if (stats.guest[i] != UINT64_MAX) {
-            json_object_set_new(guest, virtio_balloon_stat_name(i),
-                                json_integer((json_int_t)stats.guest[i]));
-        }
-    }
-    json = json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:o}", "driver_ready",
-                     stats.driver_ready, "target", (json_int_t)stats.target, "actual",
-                     (json_int_t)stats.actual, "resident", (json_int_t)stats.resident,
-                     "released", (json_int_t)stats.released, "reported",
-                     (json_int_t)stats.reported, "guest", guest);
-    json_object_set_new(json, "age_ms",
-                        stats.age_ms == UINT64_MAX
-                            ? json_null()
-                            : json_integer((json_int_t)stats.age_ms));
-    return json;
-}
-
-static json_t *call_disk_resize(const struct control_request *request)
-{
-    uint64_t size;
-    int ret = umbra_disk_resize(request->vm, param_string(request, "disk"),
-                                param_size(request, "size"), &size, request->error);
-
-    return ret < 0 ? NULL : json_pack("{s:I}", "size", (json_int_t)size);
-}
-
-static json_t *call_net_set_link(const struct control_request *request)
-{
-    return control_done(umbra_net_set_link(
-        request->vm, param_string(request, "net"),
-        json_is_true(json_object_get(request->params, "up")), request->error));
-}
-
-static json_t *call_memory_map(const struct control_request *request)
-{
-    return control_memory_map(request->vm);
-}
-
-static json_t *call_memory_write(const struct control_request *request)
-{
-    return control_memory_write(request->vm, request->params, request->error);
-}
-
-static json_t *call_memory_find(const struct control_request *request)
-{
-    return control_memory_find(request->vm, request->params, request->error);
-}
-
-static json_t *call_paging(const struct control_request *request)
-{
-    return control_paging(request->vm, (unsigned)param_uint(request, "vcpu", 0),
-                          request->error);
-}
-
-static json_t *call_translate(const struct control_request *request)
-{
-    return control_translate(request->vm, request->params, request->error);
-}
-
 static json_t *call_discover(const struct control_request *request);
 
 static const struct control_method methods[] = {
@@ -538,7 +282,7 @@ static const struct control_method methods[] = {
         { "data", "string", "base64", true } } },
     { "memory.read",
       "guest memory, by physical address or, while paused, by virtual one or symbol",
-      call_memory_read,
+      control_memory_read,
       { { "address", "integer", "where", false },
         { "symbol", "string", "where, by name: jiffies, init_task+16", false },
         { "length", "integer", "bytes, at most 32768", true },
@@ -546,58 +290,58 @@ static const struct control_method methods[] = {
         { "vcpu", "integer", "whose page tables", false } } },
     { "memory.write",
       "write guest memory by physical address",
-      call_memory_write,
+      control_memory_write,
       { { "address", "integer", "where", true },
         { "data", "string", "base64, at most 32768 bytes", true } } },
-    { "memory.map", "the ranges of guest memory", call_memory_map, { { 0 } } },
+    { "memory.map", "the ranges of guest memory", control_memory_map, { { 0 } } },
     { "memory.find",
       "the 4 KiB pages of RAM that hold these bytes at this offset",
-      call_memory_find,
+      control_memory_find,
       { { "offset", "integer", "in the page", true },
         { "data", "string", "base64", true } } },
     { "paging",
       "what decides how a vCPU translates addresses, while paused",
-      call_paging,
+      control_paging,
       { { "vcpu", "integer", "which", false } } },
     { "translate",
       "guest-virtual to physical addresses by KVM, all ones for none, while paused",
-      call_translate,
+      control_translate,
       { { "vcpu", "integer", "with whose registers", false },
         { "cr3", "string", "through these tables, 0x...; default the vCPU's", false },
         { "addresses", "string", "base64 of little-endian 64-bit numbers", true } } },
     { "symbol",
       "a symbol's address, or the symbol at an address",
-      call_symbol,
+      control_symbol,
       { { "symbol", "string", "its name", false },
         { "address", "string", "a guest-virtual address", false } } },
     { "report",
       "registers, code, backtraces, page walks and console as text",
-      call_report,
+      control_report,
       { { 0 } } },
     { "core",
       "write an ELF core of the guest",
-      call_core,
+      control_core,
       { { "path", "string", "a new file", true } } },
     { "registers",
       "the registers of a vCPU while paused",
-      call_registers,
+      control_registers,
       { { "vcpu", "integer", "which", false } } },
     { "balloon.set",
       "have the guest lend this much of its memory to the host",
-      call_balloon_set,
+      control_balloon_set,
       { { "target", "size", "bytes, or text like 256M; 0 gives all back", true } } },
     { "balloon.stats",
       "what the balloon brought, and what the guest says of its memory",
-      call_balloon_stats,
+      control_balloon_stats,
       { { 0 } } },
     { "disk.resize",
       "tell the guest the size that a disk has now, after growing its file if asked",
-      call_disk_resize,
+      control_disk_resize,
       { { "disk", "string", "its id in the config, or disk0, disk1, ...", true },
         { "size", "size", "grow the file to this first", false } } },
     { "net.set_link",
       "pull the cable of a network interface, or plug it in",
-      call_net_set_link,
+      control_net_set_link,
       { { "net", "string", "its id in the config, or net0, net1, ...", true },
         { "up", "boolean", "plugged in", true } } },
 };

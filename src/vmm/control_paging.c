@@ -7,12 +7,13 @@
 
 #include "base/error.h"
 #include "base/util.h"
-#include "vmm/control.h"
+#include "vmm/control_methods.h"
 
 enum { MAX_ADDRESSES = CONTROL_MAX_TRANSFER / sizeof(uint64_t) };
 
-json_t *control_memory_map(struct umbra_vm *vm)
+json_t *control_memory_map(const struct control_request *request)
 {
+    struct umbra_vm *vm = request->vm;
     struct umbra_memory_range range = { .size = sizeof(range) };
     json_t *list = json_array();
 
@@ -24,9 +25,11 @@ json_t *control_memory_map(struct umbra_vm *vm)
     return json_pack("{s:o}", "ranges", list);
 }
 
-json_t *control_memory_write(struct umbra_vm *vm, const json_t *params,
-                             struct umbra_error *error)
+json_t *control_memory_write(const struct control_request *request)
 {
+    const json_t *params = request->params;
+    struct umbra_error *error = request->error;
+    struct umbra_vm *vm = request->vm;
     const json_t *address = json_object_get(params, "address");
     uint8_t bytes[CONTROL_MAX_TRANSFER];
     int length = control_decode(json_string_value(json_object_get(params, "data")), bytes,
@@ -44,9 +47,11 @@ json_t *control_memory_write(struct umbra_vm *vm, const json_t *params,
                : json_object();
 }
 
-json_t *control_memory_find(struct umbra_vm *vm, const json_t *params,
-                            struct umbra_error *error)
+json_t *control_memory_find(const struct control_request *request)
 {
+    const json_t *params = request->params;
+    struct umbra_error *error = request->error;
+    struct umbra_vm *vm = request->vm;
     const json_t *offset = json_object_get(params, "offset");
     uint8_t bytes[CONTROL_MAX_TRANSFER];
     uint64_t found[MAX_ADDRESSES];
@@ -68,8 +73,11 @@ json_t *control_memory_find(struct umbra_vm *vm, const json_t *params,
                        (count < MAX_ADDRESSES ? count : MAX_ADDRESSES) * sizeof(*found)));
 }
 
-json_t *control_paging(struct umbra_vm *vm, unsigned vcpu, struct umbra_error *error)
+json_t *control_paging(const struct control_request *request)
 {
+    unsigned vcpu = (unsigned)param_uint(request, "vcpu", 0);
+    struct umbra_error *error = request->error;
+    struct umbra_vm *vm = request->vm;
     struct umbra_paging paging = { .size = sizeof(paging) };
     json_t *json;
 
@@ -87,9 +95,11 @@ json_t *control_paging(struct umbra_vm *vm, unsigned vcpu, struct umbra_error *e
     return json;
 }
 
-json_t *control_translate(struct umbra_vm *vm, const json_t *params,
-                          struct umbra_error *error)
+json_t *control_translate(const struct control_request *request)
 {
+    const json_t *params = request->params;
+    struct umbra_error *error = request->error;
+    struct umbra_vm *vm = request->vm;
     const char *text = json_string_value(json_object_get(params, "cr3"));
     unsigned vcpu = (unsigned)json_integer_value(json_object_get(params, "vcpu"));
     uint64_t addresses[MAX_ADDRESSES], cr3 = UMBRA_CR3_CURRENT;

@@ -132,8 +132,10 @@ def play(name, private, *options):
     check(f"{name}: the guest is content", vm.process.wait() == 1)
 
 
-play("pci-split", False)
-play("mmio-packed", False, "--append", "packed event", "--virtio-transport", "mmio")
+play("pci-split", False, "--hugepages", "off")
+play("mmio-packed", False, "--append", "packed event", "--virtio-transport", "mmio",
+     "--hugepages", "off")
+play("pci-split in huge pages", True)
 play("pci-packed", True, "--append", "packed indirect", "--mergeable")
 play("mmio-split", True, "--append", "indirect event", "--virtio-transport", "mmio", "--mergeable",
      "--cpus", "2")
