@@ -4,6 +4,7 @@
 # that grows, a cable pulled and plugged in. And no complaint of the kernel's.
 # needs: cloud/vmlinuz cloud/initrd configs/balloon.json libslirp.so.0
 # level1: -m 3072
+# all: both transports, and the guest that nobody saves
 . ./lib.sh
 . ./boot-lib.sh
 trap '' PIPE # a guest may be gone before it is told
@@ -80,7 +81,7 @@ touch_and_free() { tell "dd if=/dev/zero of=/tmp/big bs=1M count=$1 2>/dev/null;
 
 # Inflate and deflate, over both transports and ring formats; the disk and the cable with it.
 truncate -s 16M /tmp/data.img
-for transport in pci mmio; do
+for transport in ${transports:-pci}; do
     case $transport in pci) ring=packed ;; *) ring=split ;; esac
     start $transport --virtio-transport $transport --virtio-ring $ring \
         --balloon=reporting=off,stats=1s --disk path=/tmp/data.img,id=data --net user
@@ -159,7 +160,7 @@ fi
 echo 0 >/proc/sys/vm/nr_hugepages
 
 # In need: with deflate_on_oom the guest takes pages back, without it a process dies.
-for need in on off; do
+for need in on ${all:+off}; do
     start need$need --memory 384M --balloon=deflate_on_oom=$need,stats=1s
     tell 'echo 1 >/proc/sys/vm/overcommit_memory'
     meminfo MemAvailable

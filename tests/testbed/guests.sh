@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # The demo and every micro guest of tests/guests where guest kernels run on the processor.
-# needs: /bin/bash tests/guests/run-guest build/tests/guests
+# needs: /bin/bash tests/guests/run-guest build/tests/guests libslirp.so.0
 . ./lib.sh
 
 # guest NAME ARGUMENTS-OF-RUN-GUEST...

@@ -3,6 +3,9 @@
 # did, say PASS, FAIL or SKIP for each case. A group ends with `finish`.
 # shellcheck shell=sh
 passed=0 failed=0 skipped=0
+# A group with a line "# all: ..." has a slow variant too (run.sh ... all), which repeats its
+# cases over what the quick one leaves out: as a rule, the other transport.
+[ "${1-}" = all ] && all=1 transports="pci mmio" || all=
 out=/tmp/out
 
 uptime_s() { cut -d. -f1 /proc/uptime; }

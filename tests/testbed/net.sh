@@ -3,6 +3,7 @@
 # forwarded port) over both transports, a tap, two guests on a bridge, and refusals.
 # needs: cloud/vmlinuz cloud/initrd /bin/busybox=/bin/busybox.guest libslirp.so.0
 # level1: -m 2560 -l tun -l bridge
+# all: both transports
 . ./lib.sh
 . ./boot-lib.sh
 
@@ -29,7 +30,7 @@ busybox.guest httpd -p 8000 -h /tmp/www
 # DHCP, then a file from the host at 10.0.2.2, over both transports and ring formats.
 lease="echo '#!/bin/sh' >/tmp/lease; echo '[ \$1 = bound ] || exit 0; echo lease \$ip \$router \$dns; ip addr add \$ip/24 dev \$interface; ip route add default via \$router' >>/tmp/lease; chmod +x /tmp/lease"
 lease="$lease; ip link set eth0 up; udhcpc -i eth0 -n -q -s /tmp/lease"
-for transport in pci mmio; do
+for transport in ${transports:-mmio}; do
     case $transport in pci) ring=packed ;; *) ring=split ;; esac
     options="--virtio-transport $transport --virtio-ring $ring --net user,mac=52:54:00:12:34:56,mtu=1400"
     do="$lease; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; wget -q -O - http://10.0.2.2:8000/file | md5sum"

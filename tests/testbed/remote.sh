@@ -10,6 +10,7 @@
 # wants: /usr/lib/gcc/x86_64-linux-gnu/12/cc1=/usr/lib/gcc/x86_64-linux-gnu/12/cc1
 # wants: /usr/lib/gcc/x86_64-linux-gnu/14/cc1=/usr/lib/gcc/x86_64-linux-gnu/14/cc1
 # level1: -m 3072 -l tun -l vhost_net
+# all: both transports
 . ./lib.sh
 
 # virtiofsd's sandbox pivots its root, which the initramfs cannot be: go where it can.
@@ -74,7 +75,7 @@ cd /test
 dd if=/dev/urandom of=/tmp/work/random bs=1M count=6 2>/dev/null
 sum=$(md5sum </tmp/work/random | cut -d' ' -f1)
 
-for transport in pci mmio; do
+for transport in ${transports:-pci}; do
     case $transport in pci) ring=packed ;; *) ring=split ;; esac
     options="--virtio-transport $transport --virtio-ring $ring --share path=/tree,tag=src --stats /tmp/stats.json"
     do='mount -t virtiofs src /mnt && echo mounted; md5sum /mnt/tmp/work/random; echo written in the guest >/mnt/tmp/work/from-guest; dd if=/dev/urandom of=/mnt/tmp/work/big bs=1M count=4 2>/dev/null; md5sum /mnt/tmp/work/big'
@@ -126,7 +127,7 @@ verdict "virtiofsd killed under the guest" 0 '^loop ended' 'share0: lost back en
 options="--net tap=tap0,vhost=true"
 mkdir -p /tmp/www
 cp /tmp/work/random /tmp/www
-for transport in pci mmio; do
+for transport in ${transports:-mmio}; do
     options="--virtio-transport $transport --net tap=tap0,vhost=true --stats /tmp/stats.json"
     do='ip link set eth0 up; ip addr add 192.168.7.2/24 dev eth0; n=0; until wget -q -O /tmp/got http://192.168.7.1/random || [ $n = 30 ]; do n=$((n + 1)); sleep 1; done; md5sum /tmp/got; ping -c 3 -q 192.168.7.1; mkdir /tmp/w; cp /tmp/got /tmp/w; httpd -p 80 -h /tmp/w; echo serving; n=0; until [ -e /tmp/w/done ] || [ $n = 20 ]; do n=$((n + 1)); sleep 1; wget -q -O /tmp/w/done http://192.168.7.1/done || rm -f /tmp/w/done; done'
     rm -f /tmp/www/done
@@ -168,7 +169,7 @@ cp /tmp/work/random /tmp/contents
 truncate -s 96M /tmp/disk.img
 mkfs.ext4 -q -d /tmp/contents /tmp/disk.img
 serve /tmp/disk.img
-for transport in pci mmio; do
+for transport in ${transports:-pci}; do
     case $transport in pci) ring=packed ;; *) ring=split ;; esac
     options="--virtio-transport $transport --virtio-ring $ring --disk vhost-user=/tmp/disk.sock,queues=2"
     do="mount -t ext4 /dev/vda /mnt; md5sum /mnt/random; cp /mnt/random /mnt/copy; sync; echo 3 >/proc/sys/vm/drop_caches; md5sum /mnt/copy; rm /mnt/copy; sync; umount /mnt; ls /sys/block/vda/mq | wc -l"

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Run one group of cases in one level-1 boot: run.sh BUILD_DIR GROUP.sh
+# Run one group of cases in one level-1 boot: run.sh BUILD_DIR GROUP.sh [all]
 # The group's "# needs:" lines name kernels (generic/vmlinuz, cloud/vmlinux), guest
 # initramfs images (cloud/initrd), files (PATH=DEST; build/ stands for the build folder) and
 # libraries (libNAME.so.N); "# wants:" lines name files that need not be there;
 # "# level1:" lines hold options for `scripts/testbed run`.
 set -euo pipefail
-build=$1 group=$2
+build=$1 group=$2 all=${3-}
 here=$(cd "$(dirname "$0")" && pwd)
 testbed=$here/../../scripts/testbed
 
@@ -72,7 +72,7 @@ fi
 silence=$(sed -n 's/^# silence: *//p' "$group")
 attempt() {
     local size last=-1 still=0 pid
-    "$testbed" run -t 900 "${options[@]}" "${places[@]}" "$group" > >(tee "$work/output") &
+    "$testbed" run -t 900 "${options[@]}" "${places[@]}" "$group" $all > >(tee "$work/output") &
     pid=$!
     while sleep 2 && kill -0 $pid 2>/dev/null; do
         size=$(stat -c %s "$work/output" 2>/dev/null || echo 0)
