@@ -208,6 +208,9 @@ static void clocks(void)
     kvm = kvm_clock();
     tsc = tsc_read();
     out8(DEBUGCON_PORT, 'c');
+    /* The VM stands still for a jump soon, not at once. */
+    while (kvm_clock() - kvm < 1000000000 && tsc_read() - tsc < tsc_hz)
+        ;
     tsc = tsc_read() - tsc;
     kvm = kvm_clock() - kvm;
     rtc = rtc_seconds() - rtc;

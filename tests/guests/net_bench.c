@@ -245,7 +245,7 @@ static uint64_t find_peer(void *argument)
 static uint64_t run_row(void *argument)
 {
     const struct row *row = argument;
-    uint64_t sent = 0, from = tsc_read(), spins = SPINS;
+    uint64_t sent = 0, from, spins = SPINS;
     unsigned i;
 
     for (i = 0; i < TX_SLOTS; i++) {
@@ -256,8 +256,9 @@ static uint64_t run_row(void *argument)
             send_make(row, tx_bytes(i), tx_bytes(i) + HEADER);
     }
     done = replies = 0;
+    from = tsc_read();
     for (;;) {
-        bool more = tsc_read() - from < row_ticks, any;
+        bool more = sent == 0 || tsc_read() - from < row_ticks, any;
 
         any = tx_reclaim();
         any = rx_poll() || any;
