@@ -124,8 +124,8 @@ verdict "virtiofsd killed under the guest" 0 '^loop ended' 'share0: lost back en
 
 # ---- A network by the host's kernel ---------------------------------------------------------
 
-options="--net tap=tap0,vhost=true"
 mkdir -p /tmp/www
+served=
 cp /tmp/work/random /tmp/www
 for transport in ${transports:-mmio}; do
     options="--virtio-transport $transport --net tap=tap0,vhost=true --stats /tmp/stats.json"
@@ -138,7 +138,8 @@ for transport in ${transports:-mmio}; do
     until [ -e /sys/class/net/tap0 ] || [ $n = 100 ]; do n=$((n + 1)); sleep 0.2; done
     ip addr add 192.168.7.1/24 dev tap0
     ip link set tap0 up
-    [ $transport = mmio ] || busybox.guest httpd -p 192.168.7.1:80 -h /tmp/www
+    [ -n "$served" ] || busybox.guest httpd -p 192.168.7.1:80 -h /tmp/www
+    served=1
     wait_for 1 '^serving'
     got=$(wget -q -O - http://192.168.7.2/got | md5sum | cut -d' ' -f1)
     : >/tmp/www/done
