@@ -8,8 +8,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
+#include <linux/virtio_blk.h>
 
+#include "unit/mmio_driver.h"
 #include "virtio/disk_overlay.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
@@ -19,30 +20,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { QUEUE = 16, DISK = 1 << 16 };
 
-static uint32_t get(struct device *device, unsigned offset)
-{
-    return (uint32_t)device->ops->read(device, 0, offset, 4);
-}
-
-static void set(struct device *device, unsigned offset, uint32_t value)
-{
-    device->ops->write(device, 0, offset, 4, value);
-}
-
 static void start(struct device *device, bool packed)
 {
-    set(device, VIRTIO_MMIO_STATUS, 3);
-    set(device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-    set(device, VIRTIO_MMIO_DRIVER_FEATURES, 1 | (packed ? 4 : 0));
-    set(device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-    set(device, VIRTIO_MMIO_DRIVER_FEATURES, 1u << 28 | 1u << 9);
-    set(device, VIRTIO_MMIO_STATUS, 11);
-    set(device, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-    set(device, VIRTIO_MMIO_QUEUE_DESC_LOW, FUZZ_DESC);
-    set(device, VIRTIO_MMIO_QUEUE_AVAIL_LOW, FUZZ_DRIVER);
-    set(device, VIRTIO_MMIO_QUEUE_USED_LOW, FUZZ_DEVICE);
-    set(device, VIRTIO_MMIO_QUEUE_READY, 1);
-    set(device, VIRTIO_MMIO_STATUS, 15);
+    const struct drv rings = {
+        .size = QUEUE, .desc = FUZZ_DESC, .driver = FUZZ_DRIVER, .device = FUZZ_DEVICE
+    };
+
+    mmio_negotiate(device, UINT64_C(1) << 32 | (packed ? UINT64_C(1) << 34 : 0) |
+                               1u << 28 | 1u << VIRTIO_BLK_F_FLUSH);
+    mmio_queue_ready(device, 0, &rings);
+    mmio_set(device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static struct device *make(const struct device_env *env)
@@ -77,13 +64,13 @@ static void ordinary_request(struct guest_mem *mem, struct device *device)
     guest_mem_write(mem, FUZZ_DESC, chain, sizeof(chain));
     guest_mem_write(mem, 0x1100, &status, 1);
     guest_mem_write(mem, FUZZ_DRIVER, available, sizeof(available));
-    set(device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    mmio_set(device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     for (unsigned i = 0; i < 100000 && answer != 0; i++) {
         guest_mem_read(mem, 0x1100, &answer, 1);
         usleep(answer != 0 ? 20 : 0);
     }
     FUZZ_EXPECT(answer == 0);
-    set(device, VIRTIO_MMIO_STATUS, 0);
+    mmio_set(device, VIRTIO_MMIO_STATUS, 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -103,10 +90,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     guest_mem_write(mem, 0, in.at, in.left < FUZZ_RAM ? in.left : FUZZ_RAM);
     start(device, flags & 1);
     for (unsigned i = 0; i <= kicks; i++) {
-        set(device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        mmio_set(device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     }
-    set(device, VIRTIO_MMIO_STATUS, 0);
-    FUZZ_EXPECT(get(device, VIRTIO_MMIO_STATUS) == 0);
+    mmio_set(device, VIRTIO_MMIO_STATUS, 0);
+    FUZZ_EXPECT(mmio_get(device, VIRTIO_MMIO_STATUS) == 0);
     if (runs++ % 64 == 0) {
         ordinary_request(mem, device);
     }

@@ -12,10 +12,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
 #include <linux/virtio_net.h>
 
 #include "devices/loop.h"
+#include "unit/mmio_driver.h"
 #include "virtio/net_backend.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
@@ -43,23 +43,6 @@ static struct {
     uint32_t at, left, last;
 } rig;
 
-static uint32_t get(unsigned offset)
-{
-    uint32_t value;
-
-    pthread_mutex_lock(&rig.device->lock);
-    value = (uint32_t)rig.device->ops->read(rig.device, 0, offset, 4);
-    pthread_mutex_unlock(&rig.device->lock);
-    return value;
-}
-
-static void set(unsigned offset, uint32_t value)
-{
-    pthread_mutex_lock(&rig.device->lock);
-    rig.device->ops->write(rig.device, 0, offset, 4, value);
-    pthread_mutex_unlock(&rig.device->lock);
-}
-
 static void make(void)
 {
     struct virtio_net_options options = { .id = "net0",
@@ -82,21 +65,17 @@ static void make(void)
 
 static void start(bool packed, uint32_t features)
 {
-    set(VIRTIO_MMIO_STATUS, 3);
-    set(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-    set(VIRTIO_MMIO_DRIVER_FEATURES, 1 | (packed ? 4 : 0));
-    set(VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-    set(VIRTIO_MMIO_DRIVER_FEATURES, features);
-    set(VIRTIO_MMIO_STATUS, 11);
+    mmio_negotiate(rig.device,
+                   UINT64_C(1) << 32 | (packed ? UINT64_C(1) << 34 : 0) | features);
     for (unsigned i = 0; i < QUEUES; i++) {
-        set(VIRTIO_MMIO_QUEUE_SEL, i);
-        set(VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(VIRTIO_MMIO_QUEUE_DESC_LOW, i * RING_STRIDE);
-        set(VIRTIO_MMIO_QUEUE_AVAIL_LOW, i * RING_STRIDE + 0x200);
-        set(VIRTIO_MMIO_QUEUE_USED_LOW, i * RING_STRIDE + 0x300);
-        set(VIRTIO_MMIO_QUEUE_READY, 1);
+        const struct drv rings = { .size = QUEUE,
+                                   .desc = i * RING_STRIDE,
+                                   .driver = i * RING_STRIDE + 0x200,
+                                   .device = i * RING_STRIDE + 0x300 };
+
+        mmio_queue_ready(rig.device, i, &rings);
     }
-    set(VIRTIO_MMIO_STATUS, 15);
+    mmio_set(rig.device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 /* Until the loop took the kick; its callback is over when the lock is free. */
@@ -104,7 +83,7 @@ static void kick(unsigned queue)
 {
     struct pollfd kicked = { .fd = rig.vdev->queues[queue].kick_fd, .events = POLLIN };
 
-    set(VIRTIO_MMIO_QUEUE_NOTIFY, queue);
+    mmio_set(rig.device, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
     for (unsigned i = 0; i < PATIENCE && poll(&kicked, 1, 0) == 1; i++) {
         sched_yield();
     }
@@ -178,13 +157,13 @@ static void ordinary_frame(void)
     drain();
     guest_mem_write(rig.mem, RING_STRIDE, &chain, sizeof(chain));
     guest_mem_write(rig.mem, RING_STRIDE + 0x200, available, sizeof(available));
-    set(VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+    mmio_set(rig.device, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
     while (drain() == 0) {
         FUZZ_EXPECT(++i < 100000);
         usleep(20);
     }
     FUZZ_EXPECT(rig.last == 60);
-    set(VIRTIO_MMIO_STATUS, 0);
+    mmio_set(rig.device, VIRTIO_MMIO_STATUS, 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -218,8 +197,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         }
         drain();
     }
-    set(VIRTIO_MMIO_STATUS, 0);
-    FUZZ_EXPECT(get(VIRTIO_MMIO_STATUS) == 0);
+    mmio_set(rig.device, VIRTIO_MMIO_STATUS, 0);
+    FUZZ_EXPECT(mmio_get(rig.device, VIRTIO_MMIO_STATUS) == 0);
     if (runs++ % 64 == 0) {
         ordinary_frame();
     }

@@ -11,10 +11,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
-
 #include "devices/loop_parts.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
 #include "virtio/vsock.h"
@@ -45,13 +43,6 @@ struct rig {
     int peers[PEERS]; /* the hosts' ends; -1: none */
 };
 
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    pthread_mutex_lock(&r->device->lock);
-    r->device->ops->write(r->device, 0, offset, 4, value);
-    pthread_mutex_unlock(&r->device->lock);
-}
-
 static void make(struct rig *r)
 {
     const struct virtio_vsock_options options = { .id = "vsock",
@@ -74,31 +65,13 @@ static void make(struct rig *r)
 
 static void start(struct rig *r, bool packed)
 {
-    uint64_t base = 0;
+    const struct mmio_rings rings = { r->mem, 0, QUEUE, packed, false };
+    uint64_t end;
 
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES, 1 | (packed ? 4 : 0));
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES, 0);
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    for (unsigned i = 0; i < VSOCK_QUEUES; i++) {
-        struct drv *d = &r->queues[i];
-
-        if (d->mem != NULL) {
-            drv_fini(d);
-        }
-        base = drv_init(d, r->mem, base, QUEUE, packed, false);
-        set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-        set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-        set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-        set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-        set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-    }
-    FUZZ_EXPECT(base <= RX_AT);
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_negotiate(r->device, UINT64_C(1) << 32 | (packed ? UINT64_C(1) << 34 : 0));
+    end = mmio_queues_start(r->device, r->queues, VSOCK_QUEUES, &rings);
+    FUZZ_EXPECT(end <= RX_AT);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 /* ---- The loop ----------------------------------------------------------------------------- */

@@ -13,11 +13,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
 #include <linux/virtio_net.h>
 
 #include "base/util.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/net_backend.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
@@ -113,13 +112,6 @@ struct rig {
     unsigned sent; /* frames by the driver */
 };
 
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    pthread_mutex_lock(&r->device->lock);
-    r->device->ops->write(r->device, 0, offset, 4, value);
-    pthread_mutex_unlock(&r->device->lock);
-}
-
 static void rig_plan(struct rig *r, struct umbra_fault fault)
 {
     fault.device = "net0";
@@ -133,9 +125,9 @@ static void rig_open(struct rig *r)
     const struct virtio_net_options net = { .id = "net0",
                                             .mac = { 0x52, 0x54, 0, 1, 2, 3 },
                                             .queue_size = QUEUE };
+    struct mmio_rings rings = { .base = 0x10000, .size = QUEUE };
     struct guest_mem_options options = { 0 };
     struct umbra_error error;
-    uint64_t base = 0x10000;
 
     memset(r, 0, sizeof(*r));
     pthread_mutex_init(&r->wire.mutex, NULL);
@@ -150,24 +142,11 @@ static void rig_open(struct rig *r)
                      0);
     assert_int_equal(virtio_mmio_create(&r->env, 20, r->vdev, &r->device, &error), 0);
     assert_int_equal(loop_start(r->loop, &error), 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES, 1);
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    for (unsigned i = 0; i < 3; i++) {
-        struct drv *d = &r->queues[i];
-
-        base = drv_init(d, r->mem, base, QUEUE, false, false);
-        set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-        set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-        set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-        set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-        set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-        drv_interrupts_on(d);
-    }
+    assert_int_equal(mmio_negotiate(r->device, VIRTIO_FEATURE(32)), MMIO_FEATURES_OK);
+    rings.mem = r->mem;
+    mmio_queues_start(r->device, r->queues, 3, &rings);
     r->next = BUFFERS;
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static void rig_close(struct rig *r)
@@ -211,7 +190,7 @@ static void send_frame(struct rig *r)
     memset(bytes, 0, NET_HEADER);
     fill(bytes + NET_HEADER, r->sent++);
     assert_true(drv_add(&r->queues[1], &b, 1, bytes, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
     assert_ptr_equal(used(r, 1), bytes);
 }
 
@@ -259,7 +238,7 @@ static void post(struct rig *r, unsigned count)
         assert_true(
             drv_add(&r->queues[0], &b, 1, guest_mem_ptr(r->mem, b.addr, b.len), 0));
     }
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
 }
 
 static void test_sent(void **state)
@@ -326,7 +305,7 @@ static void test_refused_once_drawn_once(void **state)
     bytes = guest_mem_ptr(r->mem, b.addr, b.len);
     memset(bytes, 0, b.len);
     assert_true(drv_add(&r->queues[1], &b, 1, bytes, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
     r->next += BUFFER;
     assert_int_equal(write(r->wire.backend.fds[0], &one, sizeof(one)), sizeof(one));
     assert_ptr_equal(used(r, 1), bytes); /* an eventfd is always writable: POLLOUT */

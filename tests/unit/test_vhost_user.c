@@ -14,11 +14,10 @@
 #include <sched.h>
 
 #include <linux/virtio_blk.h>
-#include <linux/virtio_mmio.h>
 
 #include "unit/fake_env.h"
+#include "unit/mmio_driver.h"
 #include "unit/vhost_user_peer.h"
-#include "unit/virtqueue_driver.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
 #include "virtio/vhost_user.h"
@@ -54,16 +53,6 @@ static void rig_log(void *context, enum umbra_log_level level, const char *line)
         print_message("%s\n", line);
     }
     atomic_fetch_add(level == UMBRA_LOG_ERROR ? &r->errors : &r->warnings, 1);
-}
-
-static uint32_t reg(struct rig *r, unsigned offset)
-{
-    return (uint32_t)dev_read(r->device, 0, offset, 4);
-}
-
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    dev_write(r->device, 0, offset, 4, value);
 }
 
 static void rig_open(struct rig *r)
@@ -120,30 +109,13 @@ static void rig_start(struct rig *r, bool packed)
     uint64_t features = VIRTIO_FEATURE(32) | VIRTIO_FEATURE(28) | VIRTIO_FEATURE(29) |
                         VIRTIO_FEATURE(VIRTIO_BLK_F_FLUSH) |
                         VIRTIO_FEATURE(VIRTIO_BLK_F_CONFIG_WCE);
+    const struct mmio_rings rings = { r->mem, 0x10000, QUEUE, packed, true };
 
     features |= packed ? VIRTIO_FEATURE(34) : 0;
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DEVICE_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES,
-            (uint32_t)(features >> (32 * i)) & reg(r, VIRTIO_MMIO_DEVICE_FEATURES));
-    }
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 11);
-    if (r->drv.mem != NULL) {
-        drv_fini(&r->drv);
-    }
-    drv_init(&r->drv, r->mem, 0x10000, QUEUE, packed, true);
-    set(r, VIRTIO_MMIO_QUEUE_SEL, 0);
-    set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-    set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)r->drv.desc);
-    set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)r->drv.driver);
-    set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)r->drv.device);
-    set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-    drv_interrupts_on(&r->drv);
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    features &= mmio_offered(r->device);
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
+    mmio_queues_start(r->device, &r->drv, 1, &rings);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static void rig_close(struct rig *r)
@@ -171,9 +143,7 @@ static void submit(struct rig *r, struct request *q, uint32_t type, uint64_t sec
     *q->status = 0xee;
     q->done = false;
     assert_true(drv_add(&r->drv, b, 3, q, 0));
-    if (drv_kick_needed(&r->drv)) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    }
+    mmio_kick(r->device, 0, &r->drv);
 }
 
 static void collect(struct rig *r)
@@ -390,7 +360,7 @@ static void test_hostile_running(void **state)
         round_trip(r, 700 + (unsigned)how);
         assert_int_equal(stat(r, "reconnects"), reconnects + 1);
     }
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
     assert_int_equal(stat(r, "refused"), 0);
     rig_close(r);
 }
@@ -467,15 +437,15 @@ static void test_full(void **state)
 
             assert_true(drv_add(&r->drv, &b, 1, &r->requests[0], 0));
         }
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
         WAIT_UNTIL(atomic_load(&r->peer.taken) == QUEUE);
-        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
         atomic_store(&r->peer.hang_up, true);
         while (got < QUEUE) {
             got += drv_get(&r->drv, &written) != NULL;
             sched_yield();
         }
-        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
         rig_close(r);
     }
 }
@@ -526,8 +496,8 @@ static void test_stuck(void **state)
     atomic_store(&r->peer.hold, true);
     submit(r, &r->requests[0], VIRTIO_BLK_T_IN, 3, 512);
     WAIT_UNTIL(atomic_load(&r->peer.taken) >= 1);
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 0);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 0);
     WAIT_UNTIL(stat(r, "in_flight") == 0);
     atomic_store(&r->peer.hold, false);
     rig_start(r, true);
@@ -574,8 +544,8 @@ static void test_hostile_guest(void **state)
     rig_start(r, false);
     round_trip(r, 1);
     assert_true(drv_add(&r->drv, &bad, 1, &bad, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    WAIT_UNTIL(reg(r, VIRTIO_MMIO_STATUS) & 64);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    WAIT_UNTIL(mmio_get(r->device, VIRTIO_MMIO_STATUS) & 64);
     rig_start(r, false);
     round_trip(r, 2);
     assert_int_equal(atomic_load(&r->peer.connections), 1);
@@ -590,13 +560,13 @@ static void test_config(void **state)
     (void)state;
     rig_create(r, 60000);
     rig_start(r, false);
-    generation = reg(r, VIRTIO_MMIO_CONFIG_GENERATION);
+    generation = mmio_get(r->device, VIRTIO_MMIO_CONFIG_GENERATION);
     /* It grew. */
     memcpy(r->peer.config, &(uint64_t){ 4096 }, 8);
     atomic_store(&r->peer.say_ack, true);
     atomic_store(&r->peer.say, 2);
     WAIT_UNTIL(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG, 8) == 4096);
-    assert_int_not_equal(reg(r, VIRTIO_MMIO_CONFIG_GENERATION), generation);
+    assert_int_not_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG_GENERATION), generation);
     WAIT_UNTIL(atomic_load(&r->peer.said_ok) == 1);
     /* To nonsense it does not grow, and what is not known is not done. */
     memset(r->peer.config, 0xff, 8);
@@ -640,7 +610,7 @@ static void test_folder(void **state)
     assert_int_equal(virtio_mmio_create(&r->fake.env, 20, r->vdev, &r->device, &error),
                      0);
     assert_int_equal(loop_start(r->fake.env.loop, &error), 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_DEVICE_ID), 26);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_DEVICE_ID), 26);
     assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG, 4), 0x637273);
     assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 36, 4), 1);
     rig_start(r, true);
@@ -648,12 +618,12 @@ static void test_folder(void **state)
     b[1].addr = q->at + 4096;
     store_le64(q->header + 8, 0x1122334455667788);
     assert_true(drv_add(&r->drv, b, 2, q, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     WAIT_UNTIL(drv_used_there(&r->drv));
     assert_ptr_equal(drv_get(&r->drv, &written), q);
     atomic_store(&r->peer.hold, true);
     assert_true(drv_add(&r->drv, b, 2, q, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     WAIT_UNTIL(atomic_load(&r->peer.taken) == 2);
     atomic_store(&r->peer.hold, false);
     atomic_store(&r->peer.hang_up, true);
@@ -673,9 +643,7 @@ static void send_one(struct rig *r, struct request *q)
     uint32_t written;
 
     assert_true(drv_add(&r->drv, &b, 1, q, 0));
-    if (drv_kick_needed(&r->drv)) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-    }
+    mmio_kick(r->device, 0, &r->drv);
     WAIT_UNTIL(drv_used_there(&r->drv));
     assert_ptr_equal(drv_get(&r->drv, &written), q);
 }

@@ -13,10 +13,9 @@
 #include <sched.h>
 
 #include <linux/virtio_balloon.h>
-#include <linux/virtio_mmio.h>
 
 #include "unit/fake_env.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
 
@@ -53,16 +52,6 @@ static void rig_log(void *context, enum umbra_log_level level, const char *line)
     atomic_fetch_add(&r->warnings, 1);
 }
 
-static uint32_t reg(struct rig *r, unsigned offset, unsigned size)
-{
-    return (uint32_t)dev_read(r->device, 0, offset, size);
-}
-
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    dev_write(r->device, 0, offset, 4, value);
-}
-
 static void rig_open(struct rig *r, struct guest_mem_options memory, uint64_t stats_ms)
 {
     const struct virtio_balloon_options options = { .id = "balloon",
@@ -88,35 +77,14 @@ static void rig_open(struct rig *r, struct guest_mem_options memory, uint64_t st
 
 static void rig_start(struct rig *r, bool packed, uint64_t features)
 {
-    uint64_t base = 0x10000;
+    const struct mmio_rings rings = { r->mem, 0x10000, QUEUE, packed, true };
 
     features |= VIRTIO_FEATURE(32) | VIRTIO_FEATURE(28) | VIRTIO_FEATURE(29);
     features |= packed ? VIRTIO_FEATURE(34) : 0;
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> (32 * i)));
-    }
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS, 4), 11);
-    for (unsigned i = 0; i < QUEUES; i++) {
-        struct drv *d = &r->queues[i];
-
-        if (d->mem != NULL) {
-            drv_fini(d);
-        }
-        base = drv_init(d, r->mem, base, QUEUE, packed, true);
-        set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-        set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-        set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-        set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-        set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-        drv_interrupts_on(d);
-    }
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
+    mmio_queues_start(r->device, r->queues, QUEUES, &rings);
     r->next = BUFFERS;
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static void rig_close(struct rig *r)
@@ -132,9 +100,7 @@ static void rig_close(struct rig *r)
 
 static void kick(struct rig *r, unsigned queue)
 {
-    if (drv_kick_needed(&r->queues[queue])) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
-    }
+    mmio_kick(r->device, queue, &r->queues[queue]);
 }
 
 static uint8_t *buffer(struct rig *r, uint32_t size, struct drv_buffer *b)
@@ -295,7 +261,7 @@ static void test_bad_pages(void **state)
         assert_int_equal(number(r, "bad_pages"), (packed + 1) * 6 * 9);
         assert_int_equal(number(r, "inside"), 0);
         assert_int_equal(atomic_load(&r->warnings), packed + 1);
-        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS, 4), 15);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
         /* A page number and a half. */
         guest_mem_fill(r->mem, LENT + PAGE, 0x5a, PAGE);
         bytes = buffer(r, 6, &b);
@@ -310,7 +276,7 @@ static void test_bad_pages(void **state)
 
 static void await_failure(struct rig *r, unsigned warnings)
 {
-    WAIT_UNTIL((reg(r, VIRTIO_MMIO_STATUS, 4) & NEEDS_RESET) != 0 &&
+    WAIT_UNTIL((mmio_get(r->device, VIRTIO_MMIO_STATUS) & NEEDS_RESET) != 0 &&
                atomic_load(&r->warnings) == warnings);
 }
 
@@ -339,7 +305,7 @@ static void test_hostile(void **state)
             } else {
                 assert_true(drv_add(&r->queues[queue], &outside, 1, r, 0));
             }
-            set(r, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
+            mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
             await_failure(r, ++said);
         }
     }
@@ -379,8 +345,8 @@ static void test_reporting(void **state)
                       VIRTIO_FEATURE(VIRTIO_BALLOON_F_REPORTING) |
                           VIRTIO_FEATURE(VIRTIO_BALLOON_F_PAGE_POISON) |
                           VIRTIO_FEATURE(VIRTIO_BALLOON_F_STATS_VQ));
-            assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 12, 4), 0);
-            set(r, VIRTIO_MMIO_CONFIG + 12, poison * 0xaaaaaaaa);
+            assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG + 12), 0);
+            mmio_set(r->device, VIRTIO_MMIO_CONFIG + 12, poison * 0xaaaaaaaa);
             guest_mem_fill(r->mem, LENT, 0xaa, 32 * PAGE);
             request(r, 4, b, 2);
             assert_true(page_is(r, LENT + PAGE, poison ? 0xaa : 0));
@@ -401,7 +367,7 @@ static void test_not_negotiated(void **state)
     rig_start(r, false, 0);
     guest_mem_fill(r->mem, LENT, 0x5a, 2 * PAGE);
     assert_true(drv_add(&r->queues[4], &b, 1, r, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 4);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 4);
     name_pages(r, 0, &page, 1, 1); /* this one is served after that kick */
     guest_mem_fill(r->mem, LENT, 0x5a, PAGE);
     assert_false(drv_used_there(&r->queues[4]));
@@ -480,31 +446,33 @@ static void test_config(void **state)
     struct rig rig, *r = &rig;
 
     rig_open(r, (struct guest_mem_options){ 0 }, 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG, 4), 64);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), 64);
     rig_start(r, false, 0);
-    set(r, VIRTIO_MMIO_CONFIG, 1); /* the target is not the driver's */
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG, 4), 64);
-    set(r, VIRTIO_MMIO_CONFIG + 4, 33);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 4, 4), 33);
+    mmio_set(r->device, VIRTIO_MMIO_CONFIG, 1); /* the target is not the driver's */
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), 64);
+    mmio_set(r->device, VIRTIO_MMIO_CONFIG + 4, 33);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG + 4), 33);
     assert_int_equal(stats_of(r).actual, 33 * PAGE);
     dev_write(r->device, 0, VIRTIO_MMIO_CONFIG + 5, 1, 1);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 4, 4), 0x100 + 33);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG + 4), 0x100 + 33);
     dev_write(r->device, 0, VIRTIO_MMIO_CONFIG + 2, 4, UINT32_MAX);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 4, 4), 0x100 + 33);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG + 4), 0x100 + 33);
     assert_int_equal(virtio_balloon_set_target(r->vdev, 100 * PAGE + 5, &error), 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG, 4), 100);
-    assert_true(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS, 4) & VIRTIO_MMIO_INT_CONFIG);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), 100);
+    assert_true(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS) &
+                VIRTIO_MMIO_INT_CONFIG);
     assert_int_equal(stats_of(r).target, 100 * PAGE);
-    set(r, VIRTIO_MMIO_INTERRUPT_ACK, 3);
+    mmio_set(r->device, VIRTIO_MMIO_INTERRUPT_ACK, 3);
     assert_int_equal(virtio_balloon_set_target(r->vdev, 100 * PAGE, &error), 0);
-    assert_true(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS, 4) & VIRTIO_MMIO_INT_CONFIG);
+    assert_true(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS) &
+                VIRTIO_MMIO_INT_CONFIG);
     assert_int_equal(virtio_balloon_set_target(r->vdev, END, &error), -ERANGE);
     assert_int_equal(virtio_balloon_set_target(r->vdev, UINT64_MAX, &error), -ERANGE);
     assert_int_equal(virtio_blk_resize(r->vdev, 0, NULL, &error), -EINVAL);
     assert_int_equal(virtio_net_set_link(r->vdev, true, &error), -EINVAL);
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG, 4), 100);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 4, 4), 0);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), 100);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG + 4), 0);
     rig_close(r);
 }
 

@@ -13,11 +13,10 @@
 #include <unistd.h>
 
 #include <linux/virtio_blk.h>
-#include <linux/virtio_mmio.h>
 
 #include "base/state.h"
 #include "base/util.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/disk.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
@@ -58,23 +57,6 @@ static void rig_log(void *context, enum umbra_log_level level, const char *line)
     if (level <= UMBRA_LOG_WARNING) {
         atomic_fetch_add(&r->warnings, 1);
     }
-}
-
-static uint32_t reg(struct rig *r, unsigned offset)
-{
-    uint32_t value;
-
-    pthread_mutex_lock(&r->device->lock);
-    value = (uint32_t)r->device->ops->read(r->device, 0, offset, 4);
-    pthread_mutex_unlock(&r->device->lock);
-    return value;
-}
-
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    pthread_mutex_lock(&r->device->lock);
-    r->device->ops->write(r->device, 0, offset, 4, value);
-    pthread_mutex_unlock(&r->device->lock);
 }
 
 struct shape {
@@ -122,37 +104,21 @@ static void rig_open(struct rig *r, const struct shape *shape)
 static void rig_start(struct rig *r, const struct shape *shape)
 {
     uint64_t features = VIRTIO_FEATURE(32) | VIRTIO_FEATURE(28);
-    uint64_t base = 0x10000;
+    const struct mmio_rings rings = { r->mem, 0x10000, QUEUE, shape->packed,
+                                      !shape->no_event };
 
     features |= shape->packed ? VIRTIO_FEATURE(34) : 0;
     features |= shape->no_event ? 0 : VIRTIO_FEATURE(29);
     features |= shape->no_flush ? 0 : VIRTIO_FEATURE(VIRTIO_BLK_F_FLUSH);
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> (32 * i)));
-    }
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 11);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 0);
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
+    mmio_queues_start(r->device, r->queues, r->queue_count, &rings);
     for (unsigned i = 0; i < r->queue_count; i++) {
-        struct drv *d = &r->queues[i];
-
-        if (d->mem != NULL) {
-            drv_fini(d);
-        }
-        base = drv_init(d, r->mem, base, QUEUE, shape->packed, !shape->no_event);
-        set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-        assert_int_equal(reg(r, VIRTIO_MMIO_QUEUE_NUM_MAX), QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-        set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-        set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-        set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-        drv_interrupts_on(d);
+        mmio_set(r->device, VIRTIO_MMIO_QUEUE_SEL, i);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_QUEUE_NUM_MAX), QUEUE);
     }
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static void rig_close(struct rig *r)
@@ -194,9 +160,7 @@ static void submit(struct rig *r, unsigned queue, struct request *q, uint32_t ty
         b[1] = b[2];
     }
     assert_true(drv_add(d, b, length == 0 ? 2 : 3, q, 0));
-    if (drv_kick_needed(d)) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
-    }
+    mmio_kick(r->device, queue, d);
 }
 
 static uint8_t finish(struct rig *r, unsigned queue, struct request *q)
@@ -291,7 +255,7 @@ static void test_requests(void **state)
         assert_int_equal(once(r, VIRTIO_BLK_T_DISCARD, 0, 15), VIRTIO_BLK_S_IOERR);
         range(q->data, 0, 8, 0);
         assert_int_equal(once(r, VIRTIO_BLK_T_DISCARD, 0, 16), VIRTIO_BLK_S_OK);
-        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
         rig_close(r);
     }
 }
@@ -318,7 +282,7 @@ static void test_layout(void **state)
     store_le64(q->data + 8, 7);
     fill(q->data + 16, 512, 9);
     assert_true(drv_add(&r->queues[0], out, 4, q, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     assert_int_equal(finish(r, 0, q), VIRTIO_BLK_S_OK);
     /* Data of 512 bytes with the status as the last byte of the same buffers. */
     in[0].addr = q->at;
@@ -329,7 +293,7 @@ static void test_layout(void **state)
     memset(q->data, 0xff, 600);
     q->done = false;
     assert_true(drv_add(&r->queues[0], in, 3, q, 0));
-    set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     finish(r, 0, q);
     assert_int_equal(q->data[512], VIRTIO_BLK_S_OK);
     assert_true(filled(q->data, 512, 9));
@@ -342,9 +306,10 @@ static void test_readonly(void **state)
     struct rig rig, *r = &rig;
 
     rig_open(r, &shape);
-    set(r, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
-    assert_true(reg(r, VIRTIO_MMIO_DEVICE_FEATURES) & 1u << VIRTIO_BLK_F_RO);
-    assert_false(reg(r, VIRTIO_MMIO_DEVICE_FEATURES) & 1u << VIRTIO_BLK_F_DISCARD);
+    mmio_set(r->device, VIRTIO_MMIO_DEVICE_FEATURES_SEL, 0);
+    assert_true(mmio_get(r->device, VIRTIO_MMIO_DEVICE_FEATURES) & 1u << VIRTIO_BLK_F_RO);
+    assert_false(mmio_get(r->device, VIRTIO_MMIO_DEVICE_FEATURES) &
+                 1u << VIRTIO_BLK_F_DISCARD);
     rig_start(r, &shape);
     assert_int_equal(once(r, VIRTIO_BLK_T_OUT, 0, 512), VIRTIO_BLK_S_IOERR);
     assert_int_equal(once(r, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
@@ -389,7 +354,7 @@ static void test_flood(void **state)
             for (unsigned n = 0; n < ARRAY_SIZE(r->requests); n++) {
                 submit(r, n & 1, &r->requests[n], VIRTIO_BLK_T_IN, 0, 4096, true);
             }
-            set(r, VIRTIO_MMIO_STATUS, 0);
+            mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
             for (unsigned n = 0; n < ARRAY_SIZE(r->requests); n++) {
                 memset(r->requests[n].data, 0x99, 4096);
             }
@@ -414,25 +379,26 @@ static void test_hostile(void **state)
         rig_open(r, &shape);
         rig_start(r, &shape);
         assert_int_equal(once(r, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
-        set(r, VIRTIO_MMIO_INTERRUPT_ACK, 3);
+        mmio_set(r->device, VIRTIO_MMIO_INTERRUPT_ACK, 3);
         for (unsigned n = 0; n < 3; n++) {
             assert_true(drv_add(&r->queues[0], &outside, 1, r, 0));
-            set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+            mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
         }
-        while (!(reg(r, VIRTIO_MMIO_STATUS) & 64)) {
+        while (!(mmio_get(r->device, VIRTIO_MMIO_STATUS) & 64)) {
             sched_yield();
         }
-        while (!(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG)) {
+        while (!(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS) &
+                 VIRTIO_MMIO_INT_CONFIG)) {
             sched_yield();
         }
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
         rig_start(r, &shape);
         assert_int_equal(atomic_load(&r->warnings), 1);
         assert_int_equal(once(r, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
         /* A request that cannot even be answered. */
         assert_true(drv_add(&r->queues[0], &headless, 1, r, 0));
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-        while (!(reg(r, VIRTIO_MMIO_STATUS) & 64)) {
+        mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        while (!(mmio_get(r->device, VIRTIO_MMIO_STATUS) & 64)) {
             sched_yield();
         }
         rig_start(r, &shape);
@@ -448,32 +414,32 @@ static void test_negotiation(void **state)
     struct rig rig, *r = &rig;
 
     rig_open(r, &shape);
-    assert_int_equal(reg(r, VIRTIO_MMIO_MAGIC_VALUE), 0x74726976);
-    assert_int_equal(reg(r, VIRTIO_MMIO_VERSION), 2);
-    assert_int_equal(reg(r, VIRTIO_MMIO_DEVICE_ID), 2);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_MAGIC_VALUE), 0x74726976);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_VERSION), 2);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_DEVICE_ID), 2);
     /* Without VERSION_1, and with a feature nobody offered: refused. */
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES, 0);
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 3);
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-    set(r, VIRTIO_MMIO_DRIVER_FEATURES, 1 | 1u << 31);
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 3);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 3);
+    mmio_set(r->device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+    mmio_set(r->device, VIRTIO_MMIO_DRIVER_FEATURES, 0);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 11);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 3);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 3);
+    mmio_set(r->device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+    mmio_set(r->device, VIRTIO_MMIO_DRIVER_FEATURES, 1 | 1u << 31);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 11);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 3);
     /* DRIVER_OK out of turn. */
-    set(r, VIRTIO_MMIO_STATUS, 7);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS) & 4, 0);
-    set(r, VIRTIO_MMIO_STATUS, 0);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 7);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS) & 4, 0);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
     /* A ring outside RAM: the device needs a reset, and has one. */
     rig_start(r, &shape);
-    set(r, VIRTIO_MMIO_QUEUE_READY, 0);
-    set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-    set(r, VIRTIO_MMIO_QUEUE_DESC_HIGH, 1);
-    set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 15 | 64);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_READY, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_DESC_HIGH, 1);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_READY, 1);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15 | 64);
     rig_start(r, &shape);
     assert_int_equal(once(r, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
     rig_close(r);
@@ -488,14 +454,15 @@ static void test_resize(void **state)
 
     rig_open(r, &shape);
     rig_start(r, &shape);
-    generation = reg(r, VIRTIO_MMIO_CONFIG_GENERATION);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG), DISK / 512);
+    generation = mmio_get(r->device, VIRTIO_MMIO_CONFIG_GENERATION);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), DISK / 512);
     assert_int_equal(once(r, VIRTIO_BLK_T_IN, DISK / 512, 512), VIRTIO_BLK_S_IOERR);
     assert_int_equal(truncate(r->image, 2 * DISK), 0);
     assert_int_equal(virtio_blk_resize(r->vdev, 0, NULL, &error), 0);
-    assert_true(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS) & VIRTIO_MMIO_INT_CONFIG);
-    assert_int_not_equal(reg(r, VIRTIO_MMIO_CONFIG_GENERATION), generation);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG), 2 * DISK / 512);
+    assert_true(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS) &
+                VIRTIO_MMIO_INT_CONFIG);
+    assert_int_not_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG_GENERATION), generation);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), 2 * DISK / 512);
     assert_int_equal(once(r, VIRTIO_BLK_T_IN, DISK / 512, 512), VIRTIO_BLK_S_OK);
     rig_close(r);
 }
@@ -524,7 +491,7 @@ static void test_save_load(void **state)
         assert_int_equal(device_save(r->device, writer, &error), 0);
         assert_int_equal(state_writer_finish(writer, &bytes, &size), 0);
         device_reset(r->device);
-        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 0);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 0);
         assert_int_equal(state_reader_create(bytes, size, &reader, &error), 0);
         assert_int_equal(device_load(r->device, reader, &error), 0);
         state_reader_destroy(reader);

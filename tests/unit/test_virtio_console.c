@@ -13,10 +13,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
-
 #include "unit/fake_env.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
 
@@ -39,11 +37,6 @@ struct rig {
     struct drv queues[QUEUES];
     int end; /* the other end of the port's */
 };
-
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    dev_write(r->device, 0, offset, 4, value);
-}
 
 static void rig_open(struct rig *r)
 {
@@ -78,12 +71,7 @@ static void queue_set_up(struct rig *r, unsigned i, bool packed)
         drv_fini(d);
     }
     drv_init(d, r->mem, 0x10000 * (1 + i), QUEUE, packed, true);
-    set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-    set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-    set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-    set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-    set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-    set(r, VIRTIO_MMIO_QUEUE_READY, 1);
+    mmio_queue_ready(r->device, i, d);
     drv_interrupts_on(d);
 }
 
@@ -93,17 +81,11 @@ static void rig_start(struct rig *r, bool packed)
                         VIRTIO_FEATURE(40) | /* RING_RESET */
                         (packed ? VIRTIO_FEATURE(34) : 0);
 
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> (32 * i)));
-    }
-    set(r, VIRTIO_MMIO_STATUS, 11);
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
     for (unsigned i = 0; i < QUEUES; i++) {
         queue_set_up(r, i, packed);
     }
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static void rig_close(struct rig *r)
@@ -123,9 +105,7 @@ static void transmit(struct rig *r, uint64_t addr, uint32_t size, void *token)
     struct drv_buffer b = { addr, size, false };
 
     assert_true(drv_add(&r->queues[1], &b, 1, token, 0));
-    if (drv_kick_needed(&r->queues[1])) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 1);
-    }
+    mmio_kick(r->device, 1, &r->queues[1]);
 }
 
 /* What came out, once, in order, from @from on, up to @size bytes. */
@@ -169,8 +149,8 @@ static void test_queue_reset(void **state)
         transmit(r, DATA, SIZE, r);
         expect_bytes(r, 0, 1000); /* it is under way, and stuck: nobody reads on */
         out = 1000;
-        set(r, VIRTIO_MMIO_QUEUE_SEL, 1);
-        set(r, QUEUE_RESET, 1);
+        mmio_set(r->device, VIRTIO_MMIO_QUEUE_SEL, 1);
+        mmio_set(r->device, QUEUE_RESET, 1);
         queue_set_up(r, 1, packed);
         /* What was taken before may still arrive, and no more than that. */
         do {

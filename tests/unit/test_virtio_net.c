@@ -18,12 +18,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
 #include <linux/virtio_net.h>
 
 #include "base/state.h"
 #include "base/util.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/net_backend.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
@@ -158,23 +157,6 @@ static void rig_log(void *context, enum umbra_log_level level, const char *line)
     atomic_fetch_add(&r->warnings, 1);
 }
 
-static uint32_t reg(struct rig *r, unsigned offset, unsigned size)
-{
-    uint32_t value;
-
-    pthread_mutex_lock(&r->device->lock);
-    value = (uint32_t)r->device->ops->read(r->device, 0, offset, size);
-    pthread_mutex_unlock(&r->device->lock);
-    return value;
-}
-
-static void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    pthread_mutex_lock(&r->device->lock);
-    r->device->ops->write(r->device, 0, offset, 4, value);
-    pthread_mutex_unlock(&r->device->lock);
-}
-
 static void rig_open(struct rig *r, struct net_backend *backend)
 {
     struct virtio_net_options net = {
@@ -197,35 +179,14 @@ static void rig_open(struct rig *r, struct net_backend *backend)
 
 static void rig_start(struct rig *r, bool packed, uint64_t features)
 {
-    uint64_t base = 0x10000;
+    const struct mmio_rings rings = { r->mem, 0x10000, QUEUE, packed, true };
 
     features |= VIRTIO_FEATURE(32) | VIRTIO_FEATURE(28) | VIRTIO_FEATURE(29);
     features |= packed ? VIRTIO_FEATURE(34) : 0;
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> (32 * i)));
-    }
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS, 4), 11);
-    for (unsigned i = 0; i < r->queue_count; i++) {
-        struct drv *d = &r->queues[i];
-
-        if (d->mem != NULL) {
-            drv_fini(d);
-        }
-        base = drv_init(d, r->mem, base, QUEUE, packed, true);
-        set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-        set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-        set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-        set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-        set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-        drv_interrupts_on(d);
-    }
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
+    mmio_queues_start(r->device, r->queues, r->queue_count, &rings);
     r->next = BUFFERS;
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static void rig_close(struct rig *r)
@@ -249,9 +210,7 @@ static uint8_t *buffer(struct rig *r, uint32_t size, struct drv_buffer *b, bool 
 
 static void kick(struct rig *r, unsigned queue)
 {
-    if (drv_kick_needed(&r->queues[queue])) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
-    }
+    mmio_kick(r->device, queue, &r->queues[queue]);
 }
 
 static void *used(struct rig *r, unsigned queue, uint32_t *length)
@@ -336,10 +295,11 @@ static void test_wire(void **state)
         close(ends[0]);
         rig_open(r, backend);
         rig_start(r, packed, mergeable | VIRTIO_FEATURE(VIRTIO_NET_F_STATUS));
-        assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 2, 1), 0);
-        assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 5, 1), 3);
-        assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 6, 2), VIRTIO_NET_S_LINK_UP);
-        assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 10, 2), 1500);
+        assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 2, 1), 0);
+        assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 5, 1), 3);
+        assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 6, 2),
+                         VIRTIO_NET_S_LINK_UP);
+        assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 10, 2), 1500);
         for (unsigned i = 1; i <= 5; i++) {
             fill(frame, sizeof(frame), i);
             transmit(r, &plain, frame, 300 * i, i);
@@ -364,12 +324,12 @@ static void test_wire(void **state)
         }
         /* The other end goes: the link is down, the device lives. */
         close(ends[1]);
-        while (reg(r, VIRTIO_MMIO_CONFIG + 6, 2) != 0) {
+        while (mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 6, 2) != 0) {
             sched_yield();
         }
         assert_int_equal(atomic_load(&r->warnings), 1);
         transmit(r, &plain, frame, 100, 1);
-        assert_int_equal(reg(r, VIRTIO_MMIO_STATUS, 4), 15);
+        assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
         rig_close(r);
     }
 }
@@ -470,7 +430,7 @@ static void test_headers(void **state)
         transmit(r, &cases[0].header, frame, 13, 1);
         assert_int_equal(atomic_load(&fake.sent_count), expected);
     }
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS, 4), 15);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 15);
     rig_close(r);
 }
 
@@ -500,7 +460,7 @@ static void test_control(void **state)
     assert_false(command(r, 4, pairs[0], 3));
     assert_int_equal(atomic_load(&fake.pairs), 2);
     assert_true(command(r, 4, mac, sizeof(mac)));
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 5, 1), 5);
+    assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 5, 1), 5);
     assert_false(command(r, 4, group, sizeof(group)));
     assert_true(command(r, 4, offloads, sizeof(offloads)));
     assert_int_equal(atomic_load(&fake.offloads), 0);
@@ -517,10 +477,12 @@ static void test_control(void **state)
     assert_int_equal(atomic_load(&r->warnings), 0);
     /* The cable. */
     assert_int_equal(virtio_net_set_link(r->vdev, false, NULL), 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 6, 2), 0);
-    assert_true(reg(r, VIRTIO_MMIO_INTERRUPT_STATUS, 4) & VIRTIO_MMIO_INT_CONFIG);
+    assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 6, 2), 0);
+    assert_true(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS) &
+                VIRTIO_MMIO_INT_CONFIG);
     assert_int_equal(virtio_net_set_link(r->vdev, true, NULL), 0);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 6, 2), VIRTIO_NET_S_LINK_UP);
+    assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 6, 2),
+                     VIRTIO_NET_S_LINK_UP);
     rig_close(r);
 }
 
@@ -538,9 +500,9 @@ static void test_hostile(void **state)
     for (unsigned packed = 0; packed < 2; packed++) {
         rig_start(r, packed, mergeable);
         assert_true(drv_add(&r->queues[0], &outside, 1, r, 0));
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+        mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
         fake_give(&fake, frame, sizeof(frame));
-        while (!(reg(r, VIRTIO_MMIO_STATUS, 4) & 64) ||
+        while (!(mmio_get(r->device, VIRTIO_MMIO_STATUS) & 64) ||
                atomic_load(&r->warnings) <= packed) {
             sched_yield();
         }

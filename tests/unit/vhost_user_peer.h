@@ -51,7 +51,7 @@ enum {
 };
 
 struct peer_region {
-    uint64_t gpa, size, user;
+    uint64_t address, size, user;
     uint8_t *host, *map;
     uint64_t map_size;
 };
@@ -122,13 +122,14 @@ static inline void *peer_user(struct peer *p, uint64_t user)
     abort(); /* the front end's fault */
 }
 
-static inline uint8_t *peer_gpa(struct peer *p, uint64_t gpa, uint64_t length)
+static inline uint8_t *peer_gpa(struct peer *p, uint64_t address, uint64_t length)
 {
     for (unsigned i = 0; i < p->region_count; i++) {
         struct peer_region *r = &p->regions[i];
 
-        if (gpa - r->gpa < r->size && length <= r->size - (gpa - r->gpa)) {
-            return r->host + (gpa - r->gpa);
+        if (address - r->address < r->size &&
+            length <= r->size - (address - r->address)) {
+            return r->host + (address - r->address);
         }
     }
     abort();
@@ -363,7 +364,7 @@ static inline void peer_map(struct peer *p, const uint8_t *payload, const int *f
         const uint8_t *at = payload + 8 + 32 * (size_t)i;
         struct peer_region *r = &p->regions[i];
 
-        r->gpa = peer_u64(at);
+        r->address = peer_u64(at);
         r->size = peer_u64(at + 8);
         r->user = peer_u64(at + 16);
         r->map_size = r->size + peer_u64(at + 24);

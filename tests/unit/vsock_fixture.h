@@ -16,11 +16,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <linux/virtio_mmio.h>
 #include <linux/virtio_vsock.h>
 
 #include "base/util.h"
-#include "unit/virtqueue_driver.h"
+#include "unit/mmio_driver.h"
 #include "virtio/registry.h"
 #include "virtio/transport.h"
 
@@ -85,23 +84,6 @@ static inline void rig_log(void *context, enum umbra_log_level level, const char
         }                                                                                \
     } while (0)
 
-static inline uint32_t reg(struct rig *r, unsigned offset)
-{
-    uint32_t value;
-
-    pthread_mutex_lock(&r->device->lock);
-    value = (uint32_t)r->device->ops->read(r->device, 0, offset, 4);
-    pthread_mutex_unlock(&r->device->lock);
-    return value;
-}
-
-static inline void set(struct rig *r, unsigned offset, uint32_t value)
-{
-    pthread_mutex_lock(&r->device->lock);
-    r->device->ops->write(r->device, 0, offset, 4, value);
-    pthread_mutex_unlock(&r->device->lock);
-}
-
 static inline void rig_open(struct rig *r, unsigned streams, bool with_path)
 {
     static unsigned serial;
@@ -124,9 +106,7 @@ static inline void rig_open(struct rig *r, unsigned streams, bool with_path)
 
 static inline void kick(struct rig *r, unsigned queue)
 {
-    if (drv_kick_needed(&r->queues[queue])) {
-        set(r, VIRTIO_MMIO_QUEUE_NOTIFY, queue);
-    }
+    mmio_kick(r->device, queue, &r->queues[queue]);
 }
 
 static inline uint64_t rx_address(unsigned slot)
@@ -156,41 +136,18 @@ static inline void rig_start(struct rig *r, bool packed)
 {
     uint64_t features = VIRTIO_FEATURE(32) | VIRTIO_FEATURE(28) | VIRTIO_FEATURE(29) |
                         VIRTIO_FEATURE(0) | (packed ? VIRTIO_FEATURE(34) : 0);
-    uint64_t base = 0x10000;
+    const struct mmio_rings rings = { r->mem, 0x10000, QUEUE, packed, true };
 
-    set(r, VIRTIO_MMIO_STATUS, 0);
-    set(r, VIRTIO_MMIO_STATUS, 3);
-    for (unsigned i = 0; i < 2; i++) {
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
-        set(r, VIRTIO_MMIO_DRIVER_FEATURES, (uint32_t)(features >> (32 * i)));
-    }
-    set(r, VIRTIO_MMIO_STATUS, 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_STATUS), 11);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG), CID);
-    assert_int_equal(reg(r, VIRTIO_MMIO_CONFIG + 4), 0);
-    for (unsigned i = 0; i < 3; i++) {
-        struct drv *d = &r->queues[i];
-
-        if (d->mem != NULL) {
-            drv_fini(d);
-        }
-        base = drv_init(d, r->mem, base, QUEUE, packed, true);
-        set(r, VIRTIO_MMIO_QUEUE_SEL, i);
-        set(r, VIRTIO_MMIO_QUEUE_NUM, QUEUE);
-        set(r, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)d->desc);
-        set(r, VIRTIO_MMIO_QUEUE_AVAIL_LOW, (uint32_t)d->driver);
-        set(r, VIRTIO_MMIO_QUEUE_USED_LOW, (uint32_t)d->device);
-        set(r, VIRTIO_MMIO_QUEUE_READY, 1);
-        drv_interrupts_on(d);
-    }
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG), CID);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG + 4), 0);
+    mmio_queues_start(r->device, r->queues, 3, &rings);
     r->posted = 0;
-    set(r, VIRTIO_MMIO_STATUS, 15);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
 }
 
 static inline void rig_close(struct rig *r)
 {
-    char command[128];
-
     for (unsigned i = 0; i < 3; i++) {
         drv_fini(&r->queues[i]);
     }
@@ -199,12 +156,11 @@ static inline void rig_close(struct rig *r)
     loop_destroy(r->loop);
     guest_mem_destroy(r->mem);
     assert_int_equal(access(r->path, F_OK), -1); /* the socket went with the device */
-    (void)command;
 }
 
 static inline bool needs_reset(struct rig *r)
 {
-    return (reg(r, VIRTIO_MMIO_STATUS) & 0x40) != 0;
+    return (mmio_get(r->device, VIRTIO_MMIO_STATUS) & 0x40) != 0;
 }
 
 /* ---- The guest ---------------------------------------------------------------------------- */
