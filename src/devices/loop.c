@@ -8,12 +8,12 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "devices/loop_parts.h"
 
@@ -296,24 +296,19 @@ fail:
 
 int loop_start(struct loop *loop, struct umbra_error *error)
 {
-    sigset_t all, old;
     int rc;
 
-    /* Signals belong to the embedder's threads. */
-    sigfillset(&all);
     pthread_mutex_lock(&loop->mutex);
     if (loop->started) {
         pthread_mutex_unlock(&loop->mutex);
         return 0;
     }
     loop->stopping = false;
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    rc = pthread_create(&loop->thread, NULL, loop_thread, loop);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    rc = thread_start(&loop->thread, NULL, loop_thread, loop);
     loop->started = rc == 0;
     pthread_mutex_unlock(&loop->mutex);
     if (rc != 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, rc,
+        return error_errno(error, UMBRA_ERROR_INTERNAL, -rc,
                            "cannot start the event loop's thread");
     }
     return 0;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "vcpu/kvm_stats.h"
 
@@ -257,28 +258,24 @@ static void *vcpu_main(void *context)
 
 int vcpu_set_start(struct vcpu_set *set, struct umbra_error *error)
 {
-    sigset_t all, old;
     int ret = 0;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
     pthread_mutex_lock(&set->lock);
     atomic_store(&set->want, WANT_PAUSE);
     for (unsigned i = 0; ret == 0 && i < set->options.count; i++) {
         struct vcpu *vcpu = &set->vcpus[i];
 
-        ret = pthread_create(&vcpu->thread, NULL, vcpu_main, vcpu);
+        ret = thread_start(&vcpu->thread, NULL, vcpu_main, vcpu);
         if (ret == 0) {
             vcpu->started = true;
             vcpu->alive = true;
             set->running++;
         } else {
-            ret = error_errno(error, UMBRA_ERROR_INTERNAL, ret,
+            ret = error_errno(error, UMBRA_ERROR_INTERNAL, -ret,
                               "cannot start the thread of vCPU %u", i);
         }
     }
     pthread_mutex_unlock(&set->lock);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (ret < 0) {
         vcpu_set_stop(set);
     }

@@ -7,7 +7,6 @@
  * cost more than a request out of the page cache.
  */
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 
 #include <linux/virtio_blk.h>
 
+#include "base/thread.h"
 #include "base/util.h"
 #include "virtio/blk_queue.h"
 
@@ -440,24 +440,12 @@ static void queue_free(struct blk_queue *bq)
     free(bq);
 }
 
-/* A thread of the library's: the embedder's signals are not for it. */
 static int queue_thread_create(struct blk_queue *bq)
 {
-    sigset_t all, old;
-    int ret;
+    char name[16];
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&bq->thread, NULL, queue_thread, bq);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (ret == 0) {
-        char name[16];
-
-        snprintf(name, sizeof(name), "%.10s:%u", bq->blk->device.id,
-                 bq->queue->index % 1000);
-        pthread_setname_np(bq->thread, name);
-    }
-    return -ret;
+    snprintf(name, sizeof(name), "%.10s:%u", bq->blk->device.id, bq->queue->index % 1000);
+    return thread_start(&bq->thread, name, queue_thread, bq);
 }
 
 int blk_queue_start(struct virtio_device *device, struct virtio_queue *queue)

@@ -8,7 +8,6 @@
 #include <jansson.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,7 @@
 
 #include "base/error.h"
 #include "base/library.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "virtio/net_offload.h"
 
@@ -282,7 +282,6 @@ static void *user_thread(void *context)
 {
     struct net_user *user = context;
 
-    pthread_setname_np(pthread_self(), "umbra-net-user");
     while (!atomic_load(&user->stopping)) {
         uint32_t timeout = UINT32_MAX;
         int ret;
@@ -311,15 +310,10 @@ static void *user_thread(void *context)
 
 static int user_start_thread(struct net_user *user)
 {
-    sigset_t all, old;
-    int ret;
+    int ret = thread_start(&user->thread, "umbra-net-user", user_thread, user);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&user->thread, NULL, user_thread, user);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     user->thread_runs = ret == 0;
-    return -ret;
+    return ret;
 }
 
 /* ---- What the device calls --------------------------------------------------------------- */

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <linux/virtio_config.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "base/util.h"
 
 enum { FEATURE_INDIRECT = 28, FEATURE_EVENT_IDX = 29, FEATURE_RING_RESET = 40 };
@@ -399,23 +399,14 @@ static int device_choose_features(struct vhost_user_device *d, struct umbra_erro
     return 0;
 }
 
-/* A thread of the library's: the embedder's signals are not for it. */
 static int device_start_thread(struct vhost_user_device *d)
 {
-    sigset_t all, old;
-    char name[16];
-    int ret;
+    int ret = thread_start(&d->thread, d->device.id, vhost_user_device_run, d);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&d->thread, NULL, vhost_user_device_run, d);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (ret == 0) {
         d->has_thread = true;
-        snprintf(name, sizeof(name), "%.15s", d->device.id);
-        pthread_setname_np(d->thread, name);
     }
-    return -ret;
+    return ret;
 }
 
 static int device_check_memory(const struct guest_mem *mem, struct umbra_error *error)

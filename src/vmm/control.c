@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "vmm/vm.h"
 
 struct control_client {
@@ -356,7 +356,6 @@ int control_create(struct umbra_vm *vm, const char *path, struct control **out,
                    struct umbra_error *error)
 {
     struct control *control = calloc(1, sizeof(*control));
-    sigset_t all, old;
     int ret;
 
     if (control == NULL) {
@@ -370,10 +369,7 @@ int control_create(struct umbra_vm *vm, const char *path, struct control **out,
     control->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     ret = control->wake < 0 ? -errno : control_listen(control, path);
     if (ret == 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        ret = -pthread_create(&control->thread, NULL, control_main, control);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        ret = thread_start(&control->thread, NULL, control_main, control);
         control->started = ret == 0;
     }
     if (ret < 0) {

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "vmm/vm.h"
 
 /* ---- Wire ------------------------------------------------------------------------------ */
@@ -222,7 +222,6 @@ int gdb_create(struct umbra_vm *vm, const char *address, struct gdb **out,
                struct umbra_error *error)
 {
     struct gdb *gdb = calloc(1, sizeof(*gdb));
-    sigset_t all, old;
     int ret;
 
     if (gdb == NULL) {
@@ -237,10 +236,7 @@ int gdb_create(struct umbra_vm *vm, const char *address, struct gdb **out,
         ret = -EMFILE;
     }
     if (ret == 0) {
-        sigfillset(&all);
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        ret = -pthread_create(&gdb->thread, NULL, gdb_main, gdb);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        ret = thread_start(&gdb->thread, NULL, gdb_main, gdb);
     }
     if (ret < 0) {
         atomic_store(&gdb->quit, true);

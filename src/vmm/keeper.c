@@ -2,12 +2,12 @@
 /* The keeper: the thread that turns reported ends, deadlines and breakpoints into states. */
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/thread.h"
 #include "base/util.h"
 #include "vmm/vm.h"
 
@@ -199,15 +199,10 @@ static void *vm_keeper(void *context)
 
 int vm_start_keeper(struct umbra_vm *vm, struct umbra_error *error)
 {
-    sigset_t all, old;
-    int ret;
+    int ret = thread_start(&vm->keeper, NULL, vm_keeper, vm);
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    ret = pthread_create(&vm->keeper, NULL, vm_keeper, vm);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (ret != 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ret,
+        return error_errno(error, UMBRA_ERROR_INTERNAL, -ret,
                            "cannot start the keeper thread");
     }
     vm->keeper_started = true;
