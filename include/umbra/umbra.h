@@ -691,7 +691,8 @@ struct umbra_match {
 
 /**
  * Wait up to @p timeout_ms for @p pattern in the output of console @p port, behind the last
- * match (of any thread). The VM may have printed it already.
+ * match (of any thread). The VM may have printed it already. The first bytes that match
+ * end the wait, whatever may follow: a regex that can go on ("[a-z]+") wants an end ("\n").
  * @return 0 and the match (which may be NULL); -ETIMEDOUT, or -EPIPE when the run ended
  * first, with the console's tail in the error's message.
  */
