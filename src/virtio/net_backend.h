@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What is behind a virtio-net device: where frames go to and come from. A back end offers
- * a descriptor for each queue pair that polls readable while frames wait; the device polls
- * it on the VM's loop and calls everything here with its lock held.
+ * a descriptor for each queue pair that polls readable while frames wait that came by
+ * themselves; the device polls it on the VM's loop, looks with receive() after each send()
+ * too, and calls everything here with its lock held.
  *
  * A frame travels behind a header of NET_HEADER bytes (struct virtio_net_hdr_v1, checked
  * by the device). Back ends that know no offloads skip it, and give it as zeroes.

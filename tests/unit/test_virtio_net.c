@@ -514,61 +514,6 @@ static void test_hostile(void **state)
     rig_close(r);
 }
 
-/* libslirp answers ARP for its gateway, and a port that is taken is named. */
-static void test_user(void **state)
-{
-    static const uint8_t
-        request
-            [] = {
-                0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0,    1,
-                2,    3,    8,    6, /* Ethernet */
-                0,    1,    8,    0,    6,    4,    0,    1,    0x52, 0x54,
-                0,    1,    2,    3,    10,   0,    2,    15, /* who has */
-                0,    0,    0,    0,    0,    0,    10,   0,    2,    2,
-            };
-    static uint8_t frame[NET_HEADER + NET_FRAME_MAX];
-    struct net_user_options options = { .mtu = 1500 };
-    struct sockaddr_in at = { .sin_family = AF_INET };
-    struct net_backend *backend, *other;
-    struct umbra_error error;
-    socklen_t length = sizeof(at);
-    struct net_forward forward = { .host_address = "",
-                                   .guest_address = "",
-                                   .guest_port = 80 };
-    struct iovec iov[2] = { { frame, NET_HEADER },
-                            { frame + NET_HEADER, sizeof(request) } };
-    int taken = socket(AF_INET, SOCK_STREAM, 0);
-    char port[16];
-    ssize_t got;
-
-    assert_int_equal(net_user_open(&options, &backend, &error), 0);
-    memcpy(frame + NET_HEADER, request, sizeof(request));
-    assert_int_equal(backend->ops->send(backend, 0, iov, 2), 0);
-    do {
-        struct pollfd ready = { .fd = backend->fds[0], .events = POLLIN };
-
-        assert_int_equal(poll(&ready, 1, -1), 1);
-        got = backend->ops->receive(backend, 0, frame, sizeof(frame));
-        /* others are IPv6 router advertisements */
-    } while (got < 0 || frame[NET_HEADER + 12] != 8 || frame[NET_HEADER + 13] != 6);
-    assert_true(got >= NET_HEADER + 42);
-    assert_int_equal(frame[NET_HEADER + 21], 2); /* a reply */
-    assert_memory_equal(frame + NET_HEADER + 28, request + 38, 4);
-
-    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    assert_int_equal(bind(taken, (struct sockaddr *)&at, sizeof(at)), 0);
-    assert_int_equal(listen(taken, 1), 0);
-    assert_int_equal(getsockname(taken, (struct sockaddr *)&at, &length), 0);
-    forward.host_port = ntohs(at.sin_port);
-    options.forwards = &forward;
-    options.forward_count = 1;
-    assert_true(net_user_open(&options, &other, &error) < 0);
-    snprintf(port, sizeof(port), "%u", forward.host_port);
-    assert_non_null(strstr(error.message, port));
-    close(taken);
-    net_backend_destroy(backend);
-}
-
 static void test_save_load(void **state)
 {
     struct rig one, two, *r = &one;
@@ -612,10 +557,9 @@ static void test_save_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wire),      cmocka_unit_test(test_merge),
-        cmocka_unit_test(test_headers),   cmocka_unit_test(test_control),
-        cmocka_unit_test(test_hostile),   cmocka_unit_test(test_user),
-        cmocka_unit_test(test_save_load),
+        cmocka_unit_test(test_wire),    cmocka_unit_test(test_merge),
+        cmocka_unit_test(test_headers), cmocka_unit_test(test_control),
+        cmocka_unit_test(test_hostile), cmocka_unit_test(test_save_load),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
