@@ -304,6 +304,7 @@ static void net_destroy(struct virtio_device *device)
         free(pair->frame);
     }
     loop_watch_remove(net->control_watch);
+    loop_timer_destroy(net->reopen);
     net_faults_destroy(net);
     net_vhost_destroy(net->vhost);
     net_backend_destroy(net->backend);
@@ -413,6 +414,9 @@ int virtio_net_create(const struct device_env *env,
     }
     if (ret == 0) {
         ret = net_create_pairs(net);
+    }
+    if (ret == 0) {
+        ret = net_reopen_init(net);
     }
     if (ret != 0) {
         net_destroy(&net->device);

@@ -50,6 +50,7 @@ struct virtio_net {
     uint64_t offloads;         /* VIRTIO_NET_F_GUEST_* in force */
     bool link, lost;           /* the user's wish; the back end's end is gone */
     bool flapped;              /* a planned fault has the link down for a while */
+    struct loop_timer *reopen; /* until the back end's end is looked for again */
     struct net_faults *faults; /* frames that are late; NULL until one is */
     struct loop_watch *control_watch;
     struct virtqueue_chain control;
@@ -92,5 +93,9 @@ void net_faults_destroy(struct virtio_net *net);
 
 /* The back end is gone, or the user said so: tell the guest. */
 void net_update_link(struct virtio_net *net);
+/* net_reopen.c: the back end's end is gone, for @error; it is looked for where it can come
+ * back. */
+void net_lost(struct virtio_net *net, int error);
+int net_reopen_init(struct virtio_net *net);
 
 #endif

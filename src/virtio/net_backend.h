@@ -49,6 +49,8 @@ struct net_backend_ops {
     int (*set_offloads)(struct net_backend *backend, uint64_t features);
     /* Deliver through the first @pairs queue pairs only. Optional. */
     int (*set_pairs)(struct net_backend *backend, unsigned pairs);
+    /* The end is gone: find it again, at another descriptor. An error: not now. Optional. */
+    int (*reopen)(struct net_backend *backend);
     /* Add members to a JSON object (jansson json_t). Optional. */
     void (*stats)(struct net_backend *backend, void *json);
     void (*destroy)(struct net_backend *backend);
@@ -89,7 +91,7 @@ int net_user_open(const struct net_user_options *options, struct net_backend **b
 int net_tap_open(const char *name, int fd, unsigned pairs, const struct log *log,
                  struct net_backend **backend, struct umbra_error *error);
 /* A stream socket at @path or @fd (duplicated) with a big-endian 32-bit length before
- * each frame: passt, and QEMU's -netdev stream. */
+ * each frame: passt, and QEMU's -netdev stream. At a path it is found again. */
 int net_unix_open(const char *path, int fd, struct net_backend **backend,
                   struct umbra_error *error);
 

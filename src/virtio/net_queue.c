@@ -108,11 +108,7 @@ static bool receive_fetch(struct net_pair *pair)
             return false;
         }
         if (got < 0) {
-            log_warning(net->device.env->log,
-                        "%s: the %s back end is gone: %s; the guest's link is down",
-                        net->device.id, net->backend->ops->type, strerror((int)-got));
-            net->lost = true;
-            net_update_link(net);
+            net_lost(net, (int)-got);
             return false;
         }
         if (got < NET_HEADER + NET_FRAME_MIN || !net->link || net->flapped) {

@@ -22,6 +22,7 @@ enum {
 
 struct net_unix {
     struct net_backend backend;
+    char *path; /* NULL: it was connected by somebody else */
     int fd;
     /* Bytes that came; [begin, end) is unread. */
     uint8_t in[2 * (UNIX_LENGTH + NET_FRAME_MAX)];
@@ -202,16 +203,9 @@ static void unix_destroy(struct net_backend *backend)
     if (end->fd >= 0) {
         close(end->fd);
     }
+    free(end->path);
     free(end);
 }
-
-static const struct net_backend_ops unix_ops = {
-    .type = "unix",
-    .send = unix_send,
-    .flush = unix_flush,
-    .receive = unix_receive,
-    .destroy = unix_destroy,
-};
 
 static int unix_connect(const char *path, int *fd, struct umbra_error *error)
 {
@@ -224,7 +218,8 @@ static int unix_connect(const char *path, int *fd, struct umbra_error *error)
                          path, sizeof(address.sun_path));
     }
     strcpy(address.sun_path, path);
-    *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* Without waiting, also for somebody who listens but does not accept. */
+    *fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (*fd < 0) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "network socket %s", path);
     }
@@ -240,6 +235,42 @@ static int unix_connect(const char *path, int *fd, struct umbra_error *error)
     return ret;
 }
 
+/* Half a frame of the old connection's means nothing to the new one. */
+static int unix_reopen(struct net_backend *backend)
+{
+    struct net_unix *end = unix_of(backend);
+    struct umbra_error error;
+    int fd, ret;
+
+    if (end->fd >= 0) {
+        close(end->fd);
+        end->fd = backend->fds[0] = -1;
+    }
+    ret = unix_connect(end->path, &fd, &error);
+    if (ret == 0) {
+        end->fd = backend->fds[0] = fd;
+        end->in_begin = end->in_end = 0;
+        end->out_begin = end->out_end = 0;
+    }
+    return ret;
+}
+
+static const struct net_backend_ops unix_fd_ops = {
+    .type = "unix",
+    .send = unix_send,
+    .flush = unix_flush,
+    .receive = unix_receive,
+    .destroy = unix_destroy,
+};
+static const struct net_backend_ops unix_path_ops = {
+    .type = "unix",
+    .send = unix_send,
+    .flush = unix_flush,
+    .receive = unix_receive,
+    .reopen = unix_reopen,
+    .destroy = unix_destroy,
+};
+
 int net_unix_open(const char *path, int fd, struct net_backend **backend,
                   struct umbra_error *error)
 {
@@ -249,7 +280,7 @@ int net_unix_open(const char *path, int fd, struct net_backend **backend,
     if (end == NULL) {
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "network socket");
     }
-    end->backend.ops = &unix_ops;
+    end->backend.ops = fd < 0 ? &unix_path_ops : &unix_fd_ops;
     end->backend.pairs = 1;
     end->backend.features = UINT64_C(1) << VIRTIO_NET_F_CSUM |
                             UINT64_C(1) << VIRTIO_NET_F_HOST_TSO4 |
@@ -257,6 +288,10 @@ int net_unix_open(const char *path, int fd, struct net_backend **backend,
     end->fd = -1;
     if (fd < 0) {
         ret = unix_connect(path, &end->fd, error);
+        end->path = strdup(path);
+        if (ret == 0 && end->path == NULL) {
+            ret = error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "network socket");
+        }
     } else {
         int type = 0;
         socklen_t length = sizeof(type);

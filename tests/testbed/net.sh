@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 # Virtio networks under a stock Debian kernel: user mode (DHCP, the host's services, a
-# forwarded port) over both transports, a tap, two guests on a bridge, and refusals.
+# forwarded port) over both transports, a tap, two guests on a bridge, passt (killed and
+# started anew), and refusals.
 # needs: cloud/vmlinuz cloud/initrd /bin/busybox=/bin/busybox.guest libslirp.so.0
-# level1: -m 2560 -l tun -l bridge
+# wants: /usr/bin/passt=/bin/passt
+# level1: -m 2560 -l tun -l bridge -l dummy
 # all: both transports
 . ./lib.sh
 . ./boot-lib.sh
@@ -90,6 +92,47 @@ if brctl addbr br0 2>/dev/null && ip link set br0 up; then
     fi
 else
     skip "two guests on a bridge" "level 1 has no bridge"
+fi
+
+# passt gives the guest its host's address. It wants a host with a default route, and a root
+# file system that it can pivot away from, which an initramfs is not: a tmpfs moved over it.
+start_passt() {
+    rm -f /tmp/shared/passt
+    unshare -m sh -c 'mount -t tmpfs real /real
+        mkdir -p /real/bin /real/proc /real/dev /real/etc /real/shared /real/tmp
+        cp /bin/passt /real/bin; cp -a /lib /lib64 /real; mount --bind /tmp/shared /real/shared
+        mount --rbind /proc /real/proc; mount --rbind /dev /real/dev
+        echo nameserver 192.0.2.53 >/real/etc/resolv.conf; cd /real; mount --move . /
+        exec chroot . /bin/passt -f --runas 0 -s /shared/passt' >/tmp/passt.log 2>&1 &
+    passt=$!
+    n=0
+    until [ -S /tmp/shared/passt ] || [ $n = 50 ]; do n=$((n + 1)); sleep 0.2; done
+}
+if [ ! -e /bin/passt ]; then
+    skip "passt" "it is not installed (scripts/deps testbed)"
+else
+    sum=$(md5sum </tmp/www/file | cut -d' ' -f1)
+    mkdir -p /real /tmp/shared
+    ip link show dev dummy0 >/dev/null 2>&1 || ip link add dummy0 type dummy
+    ip addr add 192.0.2.2/24 dev dummy0 && ip link set dummy0 up && ip route add default via 192.0.2.1
+    start_passt
+    options="--net unix,path=/tmp/shared/passt,mtu=65520"
+    do="$lease; f() { wget -q -O - http://192.0.2.1:8000/file | md5sum | sed s/^/\$1-/; }; c() { until [ \$(cat /sys/class/net/eth0/carrier) = \$1 ]; do sleep 0.2; done; echo carrier \$1; }; f first; c 0; c 1; f second"
+    : >$out
+    launch >$out 2>&1 </dev/null &
+    pid=$!
+    if wait_for 1 '^first-'; then
+        kill -9 $passt
+        wait_for 1 '^carrier 0'
+        start_passt
+    fi
+    wait $pid
+    status=$?
+    cat /tmp/passt.log >>$out
+    verdict "passt: a lease and a file; killed and started anew, the file again" 0 \
+        '^lease 192.0.2.2 192.0.2.1 192.0.2.53' "^first-$sum" 'unix back end is gone' '^carrier 0' \
+        '^carrier 1' "^second-$sum" '!^complaint='
+    kill $passt
 fi
 
 # What cannot be had is refused, by name.
