@@ -4,31 +4,15 @@
 # memory writes, interrupt, and the end of the run.  gdb.sh UMBRA ECHO-GUEST ENDS-GUEST
 set -eu
 umbra=$1 guest=$2 hang=$3
-command -v gdb >/dev/null || { echo "SKIP: gdb is not installed"; exit 77; }
-[ -w /dev/kvm ] || { echo "SKIP: /dev/kvm cannot be used here"; exit 77; }
-work=$(mktemp -d)
-pid=
-trap 'kill $pid 2>/dev/null || :; rm -rf "$work"' EXIT
+. "$(dirname "$0")/gdb_lib.sh"
 
-start() { # GUEST APPEND [options]
+run_guest() { # GUEST APPEND [options]
     guest_file=$1 append=$2
     shift 2
-    rm -f "$work/sock"
-    "$umbra" run --kernel "$guest_file" --append "$append" --memory 64M \
-        --gdb "unix:$work/sock" --timeout 100s "$@" >"$work/out" 2>&1 </dev/null &
-    pid=$!
-    tries=0
-    until [ -S "$work/sock" ]; do
-        tries=$((tries + 1))
-        [ $tries -lt 200 ] || { echo "FAIL: no gdb socket"; cat "$work/out"; exit 1; }
-        sleep 0.05
-    done
-}
-expect() { # TEXT
-    grep -q -- "$1" "$work/gdb" || { echo "FAIL: gdb did not say: $1"; cat "$work/gdb"; exit 1; }
+    start "$umbra" run --kernel "$guest_file" --append "$append" --memory 64M --timeout 100s "$@"
 }
 
-start "$guest" "a b" --cpus 2 --gdb-wait
+run_guest "$guest" "a b" --cpus 2 --gdb-wait
 timeout 90 gdb -nx -batch -ex "set pagination off" -ex "target remote $work/sock" \
     -ex "info threads" -ex "info registers rip cr0 mxcsr" -ex "stepi" -ex "stepi" \
     -ex "break guest_main" -ex "continue" -ex "bt" -ex "hbreak print" -ex "continue" \
@@ -49,7 +33,7 @@ wait $pid || status=$?
 grep -q "arg 1 <b>" "$work/out" || { echo "FAIL: the guest's output"; cat "$work/out"; exit 1; }
 
 # Interrupt a guest that never ends, look around, kill it.
-start "$hang" hang
+run_guest "$hang" hang
 timeout 90 gdb -nx -batch -ex "set pagination off" -ex "target remote $work/sock" \
     -ex "info registers rip" -ex "kill" "$hang" >"$work/gdb" 2>&1 ||
     { echo "FAIL: gdb: $?"; cat "$work/gdb"; exit 1; }
@@ -63,12 +47,7 @@ export XDG_RUNTIME_DIR="$work"
 "$umbra" run --name core --kernel "$hang" --append hang --memory 64M --cpus 2 --timeout 100s \
     >"$work/out" 2>&1 </dev/null &
 pid=$!
-tries=0
-until grep -q "^ready" "$work/out"; do
-    tries=$((tries + 1))
-    [ $tries -lt 200 ] || { echo "FAIL: no guest"; cat "$work/out"; exit 1; }
-    sleep 0.05
-done
+await "guest" grep -q "^ready" "$work/out"
 (cd "$work" && "$umbra" core core guest.core)
 "$umbra" core core "$work/guest.core" 2>"$work/again" && { echo "FAIL: overwritten"; exit 1; }
 grep -q "not overwritten" "$work/again" || { echo "FAIL: the reason"; cat "$work/again"; exit 1; }

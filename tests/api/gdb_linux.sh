@@ -4,23 +4,12 @@
 # and call frames come from the kernel itself.  gdb_linux.sh UMBRA TESTBED
 set -eu
 umbra=$1 testbed=$2
-command -v gdb >/dev/null || { echo "SKIP: gdb is not installed"; exit 77; }
-[ -w /dev/kvm ] || { echo "SKIP: /dev/kvm cannot be used here"; exit 77; }
+. "$(dirname "$0")/gdb_lib.sh"
 kernels=$("$testbed" kernels) || { echo "SKIP: no stock kernels (see above)"; exit 77; }
-work=$(mktemp -d)
-pid=
-trap 'kill $pid 2>/dev/null || :; rm -rf "$work"' EXIT
 
 "$umbra" symbols "$kernels/cloud/vmlinuz" "$work/vmlinuz.elf"
-"$umbra" run --kernel "$kernels/cloud/vmlinuz" --append "console=ttyS0 nokaslr" --memory 256M \
-    --cpus 2 --gdb "unix:$work/sock" --gdb-wait --timeout 170s >"$work/out" 2>&1 </dev/null &
-pid=$!
-tries=0
-until [ -S "$work/sock" ]; do
-    tries=$((tries + 1))
-    [ $tries -lt 200 ] || { echo "FAIL: no gdb socket"; cat "$work/out"; exit 1; }
-    sleep 0.05
-done
+start "$umbra" run --kernel "$kernels/cloud/vmlinuz" --append "console=ttyS0 nokaslr" \
+    --memory 256M --cpus 2 --gdb-wait --timeout 170s
 cat >"$work/script" <<'G'
 set pagination off
 set confirm off
@@ -50,7 +39,7 @@ for line in "hit Breakpoint 1, .* in start_kernel ()" "^#1 .* in secondary_start
     "^rip .*<start_kernel+[0-9]*>" "hit Hardware watchpoint 2" "^Old value = 0" "^New value = 1" \
     "hit Breakpoint 3, .* in setup_arch ()" "^#1 .* in start_kernel ()" \
     "^#2 .* in secondary_startup_64" "^\* 1 .*vCPU 0" "^  2 .*vCPU 1" '"Linux version 6'; do
-    grep -q -- "$line" "$work/gdb" || { echo "FAIL: gdb did not say: $line"; cat "$work/gdb"; exit 1; }
+    expect "$line"
 done
 wait $pid || :
 pid=

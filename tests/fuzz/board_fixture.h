@@ -19,15 +19,9 @@
 #include "devices/reset_port.h"
 #include "devices/rtc.h"
 #include "devices/uart16550.h"
+#include "fuzz.h"
 
 /* A bug that the sanitizers cannot see. */
-#define EXPECT(condition)                                                                \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            abort();                                                                     \
-        }                                                                                \
-    } while (0)
-
 enum {
     BOARD_UART,
     BOARD_RTC,
@@ -60,7 +54,7 @@ static int board_set_level(struct irq_chip *chip, unsigned gsi, bool level)
 {
     struct board_fixture *board = container_of(chip, struct board_fixture, chip);
 
-    EXPECT(board->level[gsi] != level); /* only changes are passed on */
+    FUZZ_EXPECT(board->level[gsi] != level); /* only changes are passed on */
     board->level[gsi] = level;
     return 0;
 }
@@ -92,7 +86,7 @@ static uint64_t card_read(struct device *device, unsigned region, uint64_t offse
 {
     uint64_t value;
 
-    EXPECT(offset + size <= card_of(device)->bars[region].size);
+    FUZZ_EXPECT(offset + size <= card_of(device)->bars[region].size);
     if (pci_msix_read(card_of(device), region, offset, size, &value)) {
         return value;
     }
@@ -102,7 +96,7 @@ static uint64_t card_read(struct device *device, unsigned region, uint64_t offse
 static void card_write(struct device *device, unsigned region, uint64_t offset,
                        unsigned size, uint64_t value)
 {
-    EXPECT(offset + size <= card_of(device)->bars[region].size);
+    FUZZ_EXPECT(offset + size <= card_of(device)->bars[region].size);
     if (!pci_msix_write(card_of(device), region, offset, size, value)) {
         pci_intx_set(card_of(device), (value & 1) != 0);
         pci_msix_notify(card_of(device), (unsigned)value);
@@ -148,8 +142,8 @@ static void board_add_card(struct board_fixture *board)
     pci_bar_set(card, 0, PCI_BAR_IO, 16, false);
     pci_bar_set(card, 1, PCI_BAR_MEM32, 0x1000, false);
     pci_bar_set(card, 2, PCI_BAR_MEM64, 0x1000, true);
-    EXPECT(pci_msix_add(card, 33, 1, 0, 0x800) == 0);
-    EXPECT(pci_host_add(board->pci, card, 0, NULL) == 0);
+    FUZZ_EXPECT(pci_msix_add(card, 33, 1, 0, 0x800) == 0);
+    FUZZ_EXPECT(pci_host_add(board->pci, card, 0, NULL) == 0);
     board->devices[BOARD_CARD] = &card->device;
 }
 
@@ -158,19 +152,19 @@ static void board_add_card(struct board_fixture *board)
 static void board_place(struct board_fixture *board, unsigned index, uint64_t base,
                         uint64_t size)
 {
-    EXPECT(bus_add(board->pio, base, size, board->devices[index], 0) == 0);
+    FUZZ_EXPECT(bus_add(board->pio, base, size, board->devices[index], 0) == 0);
 }
 
 #define BOARD_CREATE(board, index, type, ...)                                            \
     do {                                                                                 \
         const struct type##_config config_ = { __VA_ARGS__ };                            \
-        EXPECT(type##_create(&(board)->env, &config_, &(board)->devices[index], NULL) == \
-               0);                                                                       \
+        FUZZ_EXPECT(type##_create(&(board)->env, &config_, &(board)->devices[index],     \
+                                  NULL) == 0);                                           \
     } while (0)
 
 static void board_assign(struct board_fixture *board)
 {
-    EXPECT(pci_host_assign_bars(board->pci, 0xd0000000, 0x100000, 0, 0, NULL) == 0);
+    FUZZ_EXPECT(pci_host_assign_bars(board->pci, 0xd0000000, 0x100000, 0, 0, NULL) == 0);
 }
 
 static void board_init(struct board_fixture *board)
@@ -183,7 +177,8 @@ static void board_init(struct board_fixture *board)
     board->time = UINT64_C(1700000000000000000);
     irq_chip_init(&board->chip, &board_chip_ops);
     board->env = (struct device_env){ .irqs = &board->chip, .log = &board->log };
-    EXPECT(bus_create("pio", &board->pio) == 0 && bus_create("mmio", &board->mmio) == 0);
+    FUZZ_EXPECT(bus_create("pio", &board->pio) == 0 &&
+                bus_create("mmio", &board->mmio) == 0);
     BOARD_CREATE(board, BOARD_UART, uart16550, .id = "com1", .gsi = 4,
                  .end = { .kind = CHAR_END_NONE });
     BOARD_CREATE(board, BOARD_RTC, rtc, .id = "rtc", .gsi = 8, .ram_low = GIB,
@@ -194,8 +189,8 @@ static void board_init(struct board_fixture *board)
     BOARD_CREATE(board, BOARD_DEBUG_EXIT, debug_exit, .id = "debug-exit");
     BOARD_CREATE(board, BOARD_PVPANIC, pvpanic, .id = "pvpanic");
     BOARD_CREATE(board, BOARD_RESET, reset_port, .id = "reset");
-    EXPECT(pci_host_create(&board->env, &pci, board->pio, board->mmio, &board->pci,
-                           NULL) == 0);
+    FUZZ_EXPECT(pci_host_create(&board->env, &pci, board->pio, board->mmio, &board->pci,
+                                NULL) == 0);
     board->devices[BOARD_PCI] = pci_host_device(board->pci);
     board_place(board, BOARD_UART, 0x3f8, UART16550_PORTS);
     board_place(board, BOARD_RTC, 0x70, RTC_PORTS);
@@ -203,13 +198,14 @@ static void board_init(struct board_fixture *board)
     board_place(board, BOARD_DEBUGCON, 0xe9, 1);
     board_place(board, BOARD_DEBUG_EXIT, 0xf4, DEBUG_EXIT_PORTS);
     board_place(board, BOARD_PVPANIC, 0x505, 1);
-    EXPECT(bus_add_nested(board->pio, 0xcf9, 1, board->devices[BOARD_RESET], 0) == 0);
+    FUZZ_EXPECT(bus_add_nested(board->pio, 0xcf9, 1, board->devices[BOARD_RESET], 0) ==
+                0);
     for (unsigned region = 0; region < 3; region++) {
         static const uint16_t ports[3] = { I8042_DATA_PORT, I8042_COMMAND_PORT,
                                            I8042_FAST_A20_PORT };
 
-        EXPECT(bus_add(board->pio, ports[region], 1, board->devices[BOARD_I8042],
-                       region) == 0);
+        FUZZ_EXPECT(bus_add(board->pio, ports[region], 1, board->devices[BOARD_I8042],
+                            region) == 0);
     }
     board_add_card(board);
     board_assign(board);
@@ -232,7 +228,7 @@ static void board_fini(struct board_fixture *board)
         device_destroy(board->devices[i]);
     }
     for (unsigned i = 0; i < IRQ_GSI_COUNT; i++) {
-        EXPECT(!board->level[i]); /* nobody leaves a line raised behind */
+        FUZZ_EXPECT(!board->level[i]); /* nobody leaves a line raised behind */
     }
     bus_destroy(board->pio);
     bus_destroy(board->mmio);

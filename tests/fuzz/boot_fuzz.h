@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "fuzz.h"
 #include "memory/guest_mem.h"
 #include "vmm/boot/boot.h"
 
@@ -21,15 +22,6 @@ enum {
     BOOT_FUZZ_FDT = 4,
     BOOT_FUZZ_NO_ACPI = 8,
 };
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
-
-#define EXPECT(what)                                                                     \
-    do {                                                                                 \
-        if (!(what)) {                                                                   \
-            abort();                                                                     \
-        }                                                                                \
-    } while (0)
 
 static inline void boot_fuzz_load(const uint8_t *bytes, size_t size, unsigned options)
 {
@@ -62,14 +54,14 @@ static inline void boot_fuzz_load(const uint8_t *bytes, size_t size, unsigned op
     struct umbra_error error = { 0 };
     struct boot_entry entry = { 0 };
 
-    EXPECT(guest_mem_create(&memory, &request.mem, &error) == 0);
-    EXPECT(guest_mem_add(request.mem, 0, 32 * MIB, GUEST_REGION_RAM, &error) == 0);
+    FUZZ_EXPECT(guest_mem_create(&memory, &request.mem, &error) == 0);
+    FUZZ_EXPECT(guest_mem_add(request.mem, 0, 32 * MIB, GUEST_REGION_RAM, &error) == 0);
     if (boot_load(&request, &entry, &error) < 0) {
-        EXPECT(error.message[0] != '\0');
+        FUZZ_EXPECT(error.message[0] != '\0');
     } else {
-        EXPECT(entry.description[0] != '\0');
-        EXPECT(entry.mode == BOOT_MODE_REAL ||
-               guest_mem_const_ptr(request.mem, entry.rip, 1) != NULL);
+        FUZZ_EXPECT(entry.description[0] != '\0');
+        FUZZ_EXPECT(entry.mode == BOOT_MODE_REAL ||
+                    guest_mem_const_ptr(request.mem, entry.rip, 1) != NULL);
     }
     guest_mem_destroy(request.mem);
 }
@@ -85,7 +77,7 @@ static inline int boot_fuzz(const uint8_t *bytes, size_t size, unsigned options,
         return 0;
     }
     file = malloc(size - 1);
-    EXPECT(file != NULL);
+    FUZZ_EXPECT(file != NULL);
     memcpy(file, bytes + 1, size - 1);
     repair(file, size - 1);
     boot_fuzz_load(file, size - 1, options);

@@ -55,7 +55,7 @@ static void access_bus(struct program *program, struct bus *bus, uint64_t addres
         bus_write(bus, address, size, program_take(program, size));
     } else {
         bus_read(bus, address, size, &value);
-        EXPECT(size == 8 || value >> (8 * size) == 0);
+        FUZZ_EXPECT(size == 8 || value >> (8 * size) == 0);
     }
 }
 
@@ -69,11 +69,11 @@ static void save_and_load(struct board_fixture *board, unsigned index)
     const void *bytes;
     size_t size;
 
-    EXPECT(state_writer_create(&writer) == 0);
-    EXPECT(device_save(device, writer, &error) == 0);
-    EXPECT(state_writer_finish(writer, &bytes, &size) == 0);
-    EXPECT(state_reader_create(bytes, size, &reader, &error) == 0);
-    EXPECT(device_load(device, reader, &error) == 0);
+    FUZZ_EXPECT(state_writer_create(&writer) == 0);
+    FUZZ_EXPECT(device_save(device, writer, &error) == 0);
+    FUZZ_EXPECT(state_writer_finish(writer, &bytes, &size) == 0);
+    FUZZ_EXPECT(state_reader_create(bytes, size, &reader, &error) == 0);
+    FUZZ_EXPECT(device_load(device, reader, &error) == 0);
     state_reader_destroy(reader);
     state_writer_destroy(writer);
 }
@@ -117,7 +117,6 @@ static void host_acts(struct board_fixture *board, struct program *program)
     }
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct program program = { data, size };

@@ -22,16 +22,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
         return 0;
     }
     file = malloc(size - 1);
-    EXPECT(file != NULL);
+    FUZZ_EXPECT(file != NULL);
     memcpy(file, bytes + 1, size - 1);
     kind = bytes[0] % (ARRAY_SIZE(magics) + 1); /* the last one: as it is */
     if (kind < ARRAY_SIZE(magics)) {
         memcpy(file, magics[kind].bytes, magics[kind].size);
     }
     if (boot_decompress(file, size - 1, 4 * MIB, &output, &unpacked, &name, &error) < 0) {
-        EXPECT(error.message[0] != '\0');
+        FUZZ_EXPECT(error.message[0] != '\0');
     } else {
-        EXPECT(unpacked <= 4 * MIB && name != NULL);
+        FUZZ_EXPECT(unpacked <= 4 * MIB && name != NULL);
         free(output);
     }
     free(file);

@@ -8,7 +8,7 @@
 
 #include <umbra/umbra.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "fuzz.h"
 
 static void fuzz_options(struct umbra_config *config, char *text)
 {

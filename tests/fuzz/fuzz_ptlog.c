@@ -7,13 +7,8 @@
 #include <stdlib.h>
 #include <zlib.h>
 
+#include "fuzz.h"
 #include "shadowpt-sim/replay.h"
-
-#define EXPECT(condition)                                                                \
-    do {                                                                                 \
-        if (!(condition))                                                                \
-            abort();                                                                     \
-    } while (0)
 
 enum { MAX_STOPS = 8, MAX_CHANGES = 4096 };
 
@@ -42,7 +37,7 @@ static void replay_all(const uint8_t *bytes, size_t size, enum sim_kind kind)
     struct umbra_error error;
 
     if (ptlog_reader_create(bytes, size, &reader, &error) != 0) {
-        EXPECT(error.message[0] != '\0');
+        FUZZ_EXPECT(error.message[0] != '\0');
         return;
     }
     if (replay_create(ptlog_reader_meta(reader), &config, kind, &replay, &error) == 0) {
@@ -51,7 +46,7 @@ static void replay_all(const uint8_t *bytes, size_t size, enum sim_kind kind)
                 stop->changes > MAX_CHANGES || replay_stop(replay, stop, &error) != 0) {
                 break;
             }
-            EXPECT(replay_audit(replay, &error) == 0);
+            FUZZ_EXPECT(replay_audit(replay, &error) == 0);
         }
         replay_destroy(replay);
     }
@@ -73,10 +68,10 @@ static size_t build(const uint8_t *data, size_t size, char **bytes)
     size_t length;
     FILE *out = open_memstream(bytes, &length);
 
-    EXPECT(out != NULL && ptlog_writer_create(out, &meta, &writer, &error) == 0);
+    FUZZ_EXPECT(out != NULL && ptlog_writer_create(out, &meta, &writer, &error) == 0);
     image_init(&image, NULL, NULL);
     for (unsigned i = 1; i <= 4; i++) {
-        EXPECT(image_page(&image, i * MMU_PAGE_SIZE) != NULL);
+        FUZZ_EXPECT(image_page(&image, i * MMU_PAGE_SIZE) != NULL);
     }
     for (unsigned stop = 0; stop < MAX_STOPS && size > 0; stop++) {
         for (unsigned n = 0; n < 16 && size >= 8; n++, data += 8, size -= 8) {
@@ -91,17 +86,16 @@ static size_t build(const uint8_t *data, size_t size, char **bytes)
         cpu[1] = cpu[0];
         cpu[1].cr3 = (1 + (size & 3)) * MMU_PAGE_SIZE;
         cpu[1].cr4 ^= size & 4 ? CR4_SMEP : 0;
-        EXPECT(ptlog_write_stop(writer, stop, cpu, &image, &error) == 0);
+        FUZZ_EXPECT(ptlog_write_stop(writer, stop, cpu, &image, &error) == 0);
         size -= size < 8 ? size : 0;
     }
-    EXPECT(ptlog_writer_finish(writer, &error) == 0);
+    FUZZ_EXPECT(ptlog_writer_finish(writer, &error) == 0);
     ptlog_writer_destroy(writer);
     image_destroy(&image);
-    EXPECT(fclose(out) == 0);
+    FUZZ_EXPECT(fclose(out) == 0);
     return length;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     enum sim_kind kind;
@@ -117,7 +111,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size >= PTLOG_HEAD_SIZE && memcmp(data, PTLOG_MAGIC, 8) == 0) {
         uint8_t *copy = malloc(size);
 
-        EXPECT(copy != NULL);
+        FUZZ_EXPECT(copy != NULL);
         memcpy(copy, data, size);
         replay_all(copy, size, kind); /* as it is */
         mend(copy, size);

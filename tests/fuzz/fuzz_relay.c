@@ -5,19 +5,11 @@
  */
 #include <stdlib.h>
 
+#include "fuzz.h"
 #include "unit/virtqueue_driver.h"
 #include "virtio/relay.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 enum { QUEUE = 16, RAM = 1 << 18, RINGS = 0x1000, BUFFERS = 0x20000, TOKENS = 4096 };
-
-static void expect(bool condition)
-{
-    if (!condition) {
-        abort();
-    }
-}
 
 struct world {
     struct guest_mem *mem;
@@ -49,11 +41,11 @@ static void world_open(struct world *w, bool packed)
     struct virtio_queue *queue;
 
     features |= packed ? VIRTIO_FEATURE(34) : 0;
-    expect(guest_mem_create(&options, &w->mem, &error) == 0);
-    expect(guest_mem_add(w->mem, 0, RAM, GUEST_REGION_RAM, &error) == 0);
+    FUZZ_EXPECT(guest_mem_create(&options, &w->mem, &error) == 0);
+    FUZZ_EXPECT(guest_mem_add(w->mem, 0, RAM, GUEST_REGION_RAM, &error) == 0);
     w->env = (struct device_env){ .mem = w->mem, .log = &w->log };
-    expect(virtio_device_init(&w->device, &facts, &w->env, "fuzz", features) == 0);
-    expect(virtio_device_add_queues(&w->device, 1, QUEUE) == 0);
+    FUZZ_EXPECT(virtio_device_init(&w->device, &facts, &w->env, "fuzz", features) == 0);
+    FUZZ_EXPECT(virtio_device_add_queues(&w->device, 1, QUEUE) == 0);
     drv_init(&w->drv, w->mem, RINGS, QUEUE, packed, true);
     virtio_features_write(&w->device, 0, (uint32_t)features);
     virtio_features_write(&w->device, 1, (uint32_t)(features >> 32));
@@ -64,11 +56,11 @@ static void world_open(struct world *w, bool packed)
     queue->device_area = w->drv.device;
     virtio_queue_enable(queue);
     virtio_status_write(&w->device, 15);
-    expect(queue->running);
-    expect(relay_init(&w->relay, queue, QUEUE) == 0);
+    FUZZ_EXPECT(queue->running);
+    FUZZ_EXPECT(relay_init(&w->relay, queue, QUEUE) == 0);
     w->ring_size = relay_bytes(QUEUE);
     w->ring = aligned_alloc(4096, w->ring_size);
-    expect(w->ring != NULL);
+    FUZZ_EXPECT(w->ring != NULL);
     memset(w->ring, 0, w->ring_size);
     relay_attach(&w->relay, w->ring, UINT64_C(1) << 40);
 }
@@ -89,7 +81,7 @@ static void drain(struct world *w)
     bool *token;
 
     while ((token = drv_get(&w->drv, &written)) != NULL) {
-        expect(*token && written <= 2 * 256);
+        FUZZ_EXPECT(*token && written <= 2 * 256);
         *token = false;
         w->got++;
     }
@@ -105,11 +97,11 @@ static void collect(struct world *w)
     const char *why = NULL;
 
     if (relay_collect(&w->relay, &why) != 0) {
-        expect(why != NULL);
+        FUZZ_EXPECT(why != NULL);
         relay_detach(&w->relay); /* as when it is thrown out; its successor comes */
         relay_attach(&w->relay, w->ring, UINT64_C(1) << 40);
     }
-    expect(w->relay.in_flight <= QUEUE);
+    FUZZ_EXPECT(w->relay.in_flight <= QUEUE);
 }
 
 static void step(struct world *w, uint8_t op, uint8_t a, uint8_t b)
@@ -151,7 +143,7 @@ static void step(struct world *w, uint8_t op, uint8_t a, uint8_t b)
         break;
     default:
         relay_refuse(&w->relay, refuse);
-        expect(w->relay.in_flight == 0);
+        FUZZ_EXPECT(w->relay.in_flight == 0);
         break;
     }
 }
@@ -160,14 +152,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct world *w = calloc(1, sizeof(*w));
 
-    expect(w != NULL);
+    FUZZ_EXPECT(w != NULL);
     world_open(w, size > 0 && (data[0] & 1));
     for (size_t i = 1; i + 2 < size; i += 3) {
         step(w, data[i], data[i + 1], data[i + 2]);
     }
     relay_refuse(&w->relay, refuse);
     drain(w);
-    expect(w->got == w->added);
+    FUZZ_EXPECT(w->got == w->added);
     world_close(w);
     free(w);
     return 0;

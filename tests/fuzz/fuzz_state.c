@@ -37,7 +37,7 @@ static void load_stream(const uint8_t *bytes, size_t size)
     board_init(&board);
     for (unsigned i = 0; i < BOARD_DEVICES; i++) {
         if (device_load(board.devices[i], reader, &error) < 0) {
-            EXPECT(error.message[0] != '\0');
+            FUZZ_EXPECT(error.message[0] != '\0');
         }
     }
     use_board(&board);
@@ -57,13 +57,13 @@ static void load_altered(const uint8_t *data, size_t size)
     size_t length;
 
     board_init(&board);
-    EXPECT(state_writer_create(&writer) == 0);
+    FUZZ_EXPECT(state_writer_create(&writer) == 0);
     for (unsigned i = 0; i < BOARD_DEVICES; i++) {
-        EXPECT(device_save(board.devices[i], writer, &error) == 0);
+        FUZZ_EXPECT(device_save(board.devices[i], writer, &error) == 0);
     }
-    EXPECT(state_writer_finish(writer, &bytes, &length) == 0);
+    FUZZ_EXPECT(state_writer_finish(writer, &bytes, &length) == 0);
     copy = malloc(length);
-    EXPECT(copy != NULL);
+    FUZZ_EXPECT(copy != NULL);
     memcpy(copy, bytes, length);
     for (; size >= 3; data += 3, size -= 3) {
         copy[load_le16(data) % length] = data[2];
@@ -90,7 +90,6 @@ static void load_altered(const uint8_t *data, size_t size)
     board_fini(&board);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uint8_t *copy;
@@ -107,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     copy = malloc(size - 1);
-    EXPECT(copy != NULL);
+    FUZZ_EXPECT(copy != NULL);
     memcpy(copy, data + 1, size - 1);
     store_le32(copy + size - 5, (uint32_t)crc32_z(0, copy, size - 5));
     load_stream(copy, size - 1);

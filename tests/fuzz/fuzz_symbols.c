@@ -7,20 +7,12 @@
 #include <string.h>
 
 #include "base/util.h"
+#include "fuzz.h"
 #include "vmm/symbols/file.h"
 #include "vmm/symbols/frames.h"
 #include "vmm/symbols/kallsyms.h"
 
 enum { OPTION_KALLSYMS = 1 };
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
-
-#define EXPECT(what)                                                                     \
-    do {                                                                                 \
-        if (!(what)) {                                                                   \
-            abort();                                                                     \
-        }                                                                                \
-    } while (0)
 
 /* What was read answers every question about itself. */
 static void look_up(const struct symbol_table *table)
@@ -29,13 +21,13 @@ static void look_up(const struct symbol_table *table)
         const struct symbol *symbol = &table->list[i], *found;
 
         found = symbol_table_find(table, symbol_name(table, symbol));
-        EXPECT(found != NULL &&
-               strcmp(symbol_name(table, found), symbol_name(table, symbol)) == 0);
+        FUZZ_EXPECT(found != NULL &&
+                    strcmp(symbol_name(table, found), symbol_name(table, symbol)) == 0);
         for (const char *c = symbol_name(table, symbol); *c != '\0'; c++) {
-            EXPECT(*c > ' ' && *c < 0x7f);
+            FUZZ_EXPECT(*c > ' ' && *c < 0x7f);
         }
         found = symbol_table_at(table, symbol->address);
-        EXPECT(symbol_type(table, symbol) == 'A' || found != NULL);
+        FUZZ_EXPECT(symbol_type(table, symbol) == 'A' || found != NULL);
     }
 }
 
@@ -47,14 +39,14 @@ static void read_file(const uint8_t *bytes, size_t size)
     struct orc_rule rule;
 
     if (symbol_file_parse(bytes, size, "fuzz", &file, &error) < 0) {
-        EXPECT(error.message[0] != '\0');
+        FUZZ_EXPECT(error.message[0] != '\0');
         return;
     }
     look_up(&file->table);
     if (file->orc.count > 0) {
         orc_table_find(&file->orc, file->table.list[0].address, &rule);
         frames_write(&file->orc, &file->table, &frames);
-        EXPECT(frames.size > 0);
+        FUZZ_EXPECT(frames.size > 0);
         free(frames.data);
     }
     symbol_file_free(file);
@@ -66,8 +58,8 @@ static void read_kallsyms(const uint8_t *bytes, size_t size)
     size_t base_at = 0;
 
     if (kallsyms_read(bytes, size, &table, &base_at) == 0) {
-        EXPECT(base_at <= size - sizeof(uint64_t));
-        EXPECT(symbol_table_seal(&table) == 0);
+        FUZZ_EXPECT(base_at <= size - sizeof(uint64_t));
+        FUZZ_EXPECT(symbol_table_seal(&table) == 0);
         look_up(&table);
     }
     symbol_table_release(&table);

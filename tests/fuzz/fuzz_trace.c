@@ -7,15 +7,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "fuzz.h"
 #include "shadowpt-sim/trace.h"
-
-#define EXPECT(condition)                                                                \
-    do {                                                                                 \
-        if (!(condition))                                                                \
-            abort();                                                                     \
-    } while (0)
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { BATCH = 512, MOST_EVENTS = 2000, MOST_PAGES = 2048 };
 
@@ -24,13 +17,13 @@ static const enum sim_kind kinds[] = { SIM_NATIVE, SIM_NESTED, SIM_SHADOW_UNSYNC
 /* What a source may hand out; ranges too large to be simulated here are left out. */
 static bool event_sound(struct sim_event *event)
 {
-    EXPECT(event->kind <= SIM_MARK && event->process < SIM_PROCESSES);
-    EXPECT(event->address < (uint64_t)1 << 47);
+    FUZZ_EXPECT(event->kind <= SIM_MARK && event->process < SIM_PROCESSES);
+    FUZZ_EXPECT(event->address < (uint64_t)1 << 47);
     if (event->kind == SIM_MAP || event->kind == SIM_UNMAP ||
         event->kind == SIM_PROTECT) {
-        EXPECT(event->pages != 0 && event->address % MMU_PAGE_SIZE == 0);
-        EXPECT(event->address + ((uint64_t)event->pages << MMU_PAGE_SHIFT) <= (uint64_t)1
-                                                                                  << 47);
+        FUZZ_EXPECT(event->pages != 0 && event->address % MMU_PAGE_SIZE == 0);
+        FUZZ_EXPECT(event->address + ((uint64_t)event->pages << MMU_PAGE_SHIFT) <=
+                    (uint64_t)1 << 47);
     }
     return event->pages <= MOST_PAGES;
 }
@@ -42,7 +35,7 @@ static void play(struct sim_source *source, struct sim_machine **machine)
     unsigned played = 0;
     int count;
 
-    EXPECT(events != NULL);
+    FUZZ_EXPECT(events != NULL);
     while (played < MOST_EVENTS &&
            (count = source->next(source, events, BATCH, &error)) > 0) {
         for (int i = 0; i < count; i++) {
@@ -53,7 +46,7 @@ static void play(struct sim_source *source, struct sim_machine **machine)
         for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
             int err = sim_run(machine[i], events, (unsigned)count, &error);
 
-            EXPECT(err == 0 || err == -ENOSPC);
+            FUZZ_EXPECT(err == 0 || err == -ENOSPC);
             if (err != 0) {
                 played = MOST_EVENTS; /* the guest's memory is used up */
             }
@@ -61,8 +54,8 @@ static void play(struct sim_source *source, struct sim_machine **machine)
         played += (unsigned)count;
     }
     for (size_t i = 0; i < ARRAY_SIZE(kinds) && played < 2 * MOST_EVENTS; i++) {
-        EXPECT(sim_audit(machine[i], &error) == 0);
-        EXPECT(sim_digest(machine[i]) == sim_digest(machine[0]));
+        FUZZ_EXPECT(sim_audit(machine[i], &error) == 0);
+        FUZZ_EXPECT(sim_digest(machine[i]) == sim_digest(machine[0]));
     }
     free(events);
 }
@@ -86,12 +79,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (mark != NULL && size - first > 3) {
         calls = fmemopen((void *)(uintptr_t)(mark + 3), size - first - 3, "r");
     }
-    EXPECT(in != NULL);
+    FUZZ_EXPECT(in != NULL);
     if (trace_open_streams(in, calls, &source, &error) != 0) {
         abort();
     }
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-        EXPECT(sim_create(&config, kinds[i], &machine[i], &error) == 0);
+        FUZZ_EXPECT(sim_create(&config, kinds[i], &machine[i], &error) == 0);
     }
     play(source, machine);
     for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {

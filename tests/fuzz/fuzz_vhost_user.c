@@ -10,23 +10,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "fuzz.h"
 #include "virtio/vhost_user.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { INPUT_MAX = 32 << 10, CONFIG_SIZE = 60 };
 
-static void expect(bool condition)
-{
-    if (!condition) {
-        abort();
-    }
-}
-
 static void feed(int fd, const uint8_t *data, size_t size)
 {
-    expect(write(fd, data, size) == (ssize_t)size);
-    expect(shutdown(fd, SHUT_WR) == 0);
+    FUZZ_EXPECT(write(fd, data, size) == (ssize_t)size);
+    FUZZ_EXPECT(shutdown(fd, SHUT_WR) == 0);
 }
 
 static void use(struct vhost_user *vu, int kick, int memory)
@@ -53,11 +45,11 @@ static void use(struct vhost_user *vu, int kick, int memory)
     if (ret == 0) {
         ret = vu->remote.ops->queue_stop(&vu->remote, 0, &base);
     }
-    expect(ret == 0 || (vu->broken && vu->fault[0] != '\0'));
+    FUZZ_EXPECT(ret == 0 || (vu->broken && vu->fault[0] != '\0'));
     while (!vu->broken) {
         vhost_user_heard(vu);
     }
-    expect(vhost_user_set_features(vu, 0) < 0);
+    FUZZ_EXPECT(vhost_user_set_features(vu, 0) < 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -75,9 +67,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     size = size < INPUT_MAX ? size : INPUT_MAX;
     split = split < size ? split : size;
-    expect(kick >= 0 && memory >= 0 && ftruncate(memory, 4096) == 0);
-    expect(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
-    expect(socketpair(AF_UNIX, SOCK_STREAM, 0, channel) == 0);
+    FUZZ_EXPECT(kick >= 0 && memory >= 0 && ftruncate(memory, 4096) == 0);
+    FUZZ_EXPECT(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+    FUZZ_EXPECT(socketpair(AF_UNIX, SOCK_STREAM, 0, channel) == 0);
     feed(pair[1], data, size - split);
     if (vhost_user_open(pair[0], "fuzz", UINT64_MAX & ~(UINT64_C(1) << 5), 20, &vu,
                         &error) == 0) {
@@ -86,7 +78,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         use(vu, kick, memory);
         vhost_user_close(vu);
     } else {
-        expect(error.message[0] != '\0');
+        FUZZ_EXPECT(error.message[0] != '\0');
         close(channel[0]);
     }
     close(channel[1]);

@@ -16,8 +16,6 @@
 #include "virtio/transport.h"
 #include "virtqueue_fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 enum { QUEUE = 16, DISK = 1 << 16 };
 
 static void start(struct device *device, bool packed)

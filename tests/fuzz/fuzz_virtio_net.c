@@ -21,8 +21,6 @@
 #include "virtio/transport.h"
 #include "virtqueue_fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 enum {
     QUEUE = 16,
     QUEUES = 3,

@@ -18,8 +18,6 @@
 #include "virtio/vsock.h"
 #include "virtqueue_fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 enum {
     RAM = 1 << 20,
     QUEUE = 16,

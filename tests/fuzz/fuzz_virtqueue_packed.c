@@ -4,8 +4,6 @@
 
 #include "virtqueue_fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     return virtqueue_fuzz(true, data, size);

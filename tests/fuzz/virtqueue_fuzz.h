@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "memory/guest_mem.h"
 #include "virtio/virtqueue.h"
 
@@ -20,27 +21,6 @@ enum {
     FUZZ_DEVICE = 0x500,
     FUZZ_HELD = 8,
 };
-
-#define FUZZ_EXPECT(condition)                                                           \
-    do {                                                                                 \
-        if (!(condition)) {                                                              \
-            abort();                                                                     \
-        }                                                                                \
-    } while (0)
-
-struct fuzz_input {
-    const uint8_t *at;
-    size_t left;
-};
-
-static inline uint8_t fuzz_byte(struct fuzz_input *in)
-{
-    if (in->left == 0) {
-        return 0;
-    }
-    in->left--;
-    return *in->at++;
-}
 
 static inline struct guest_mem *fuzz_ram(void)
 {

@@ -123,16 +123,6 @@ static void measure(const struct row *row)
           interrupt_counts[VIRTIO_VECTOR] - interrupts, done * 1000000 / (us ? us : 1));
 }
 
-static bool word(const char *name)
-{
-    int i;
-
-    for (i = 0; i < boot.argc; i++)
-        if (strcmp(boot.argv[i], name) == 0)
-            return true;
-    return false;
-}
-
 int guest_main(int argc, char **argv)
 {
     const char *only = boot_option("row");
@@ -141,9 +131,9 @@ int guest_main(int argc, char **argv)
 
     acpi_init();
     time_init();
-    wanted |= word("packed") ? FEATURE(VIRTIO_F_PACKED) : 0;
-    wanted |= word("indirect") ? FEATURE(VIRTIO_F_INDIRECT) : 0;
-    wanted |= word("event") ? FEATURE(VIRTIO_F_EVENT_INDEX) : 0;
+    wanted |= boot_word("packed") ? FEATURE(VIRTIO_F_PACKED) : 0;
+    wanted |= boot_word("indirect") ? FEATURE(VIRTIO_F_INDIRECT) : 0;
+    wanted |= boot_word("event") ? FEATURE(VIRTIO_F_EVENT_INDEX) : 0;
     if (boot_option("ms"))
         CHECK(number_parse(boot_option("ms"), &ms));
     CHECK(boot_ram_size() >= 127 << 20);
@@ -156,7 +146,7 @@ int guest_main(int argc, char **argv)
     CHECK(disk_bytes >= MAX_SIZE);
     row_ticks = tsc_hz / 1000 * ms;
     user_run(touch_buffers, NULL, NULL);
-    ring_interrupts(&ring, word("irq"));
+    ring_interrupts(&ring, boot_word("irq"));
     for (i = 0; i < ARRAY_SIZE(rows); i++)
         if (!only || strcmp(only, rows[i].name) == 0)
             measure(&rows[i]);

@@ -300,24 +300,14 @@ static void measure(const struct row *row)
               interrupts);
 }
 
-static bool word(const char *name)
-{
-    int i;
-
-    for (i = 0; i < boot.argc; i++)
-        if (strcmp(boot.argv[i], name) == 0)
-            return true;
-    return false;
-}
-
 static void setup(void)
 {
     uint64_t wanted = FEATURE(NET_CSUM) | FEATURE(NET_MAC) | FEATURE(NET_HOST_TSO4) |
                       FEATURE(NET_MERGE);
     unsigned i;
 
-    wanted |= word("packed") ? FEATURE(VIRTIO_F_PACKED) : 0;
-    wanted |= word("event") ? FEATURE(VIRTIO_F_EVENT_INDEX) : 0;
+    wanted |= boot_word("packed") ? FEATURE(VIRTIO_F_PACKED) : 0;
+    wanted |= boot_word("event") ? FEATURE(VIRTIO_F_EVENT_INDEX) : 0;
     CHECK(virtio_begin(&net, wanted));
     CHECK(virtio_queue(&net, 0, &rx, &rx_memory, QUEUE_SIZE));
     CHECK(virtio_queue(&net, 1, &tx, &tx_memory, QUEUE_SIZE));

@@ -151,25 +151,15 @@ static void run(const char *name, void *write)
           from, ring.kicks, ring.kicks_saved, interrupt_counts[VIRTIO_VECTOR]);
 }
 
-static bool word(const char *name)
-{
-    int i;
-
-    for (i = 0; i < boot.argc; i++)
-        if (strcmp(boot.argv[i], name) == 0)
-            return true;
-    return false;
-}
-
 int guest_main(int argc, char **argv)
 {
     uint64_t wanted = FEATURE(BLK_F_FLUSH), size = 128, nth = 0;
 
     acpi_init();
     time_init();
-    wanted |= word("packed") ? FEATURE(VIRTIO_F_PACKED) : 0;
-    wanted |= word("indirect") ? FEATURE(VIRTIO_F_INDIRECT) : 0;
-    wanted |= word("event") ? FEATURE(VIRTIO_F_EVENT_INDEX) : 0;
+    wanted |= boot_word("packed") ? FEATURE(VIRTIO_F_PACKED) : 0;
+    wanted |= boot_word("indirect") ? FEATURE(VIRTIO_F_INDIRECT) : 0;
+    wanted |= boot_word("event") ? FEATURE(VIRTIO_F_EVENT_INDEX) : 0;
     if (boot_option("size"))
         CHECK(number_parse(boot_option("size"), &size));
     if (boot_option("depth"))
@@ -182,7 +172,7 @@ int guest_main(int argc, char **argv)
         guest_fail("there is no such disk");
     CHECK(virtio_begin(&disk, wanted));
     CHECK((disk.features & wanted) == (virtio_offered(&disk) & wanted));
-    CHECK(!word("packed") || disk.features >> VIRTIO_F_PACKED & 1);
+    CHECK(!boot_word("packed") || disk.features >> VIRTIO_F_PACKED & 1);
     CHECK(virtio_queue(&disk, 0, &ring, &ring_memory, (unsigned)size));
     virtio_ready(&disk);
     blocks = virtio_config64(&disk, 0) * 512 / BLOCK;

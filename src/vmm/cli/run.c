@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* umbra run: boot a guest from a configuration and options. */
+/* umbra run and umbra demo: boot a guest from a configuration and options. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -36,21 +36,22 @@ static int print_config(const struct umbra_config *config)
     return EXIT_STATUS_OK;
 }
 
-int command_run(int argc, char **argv)
+/* The commands that boot a guest. */
+struct run_command {
+    const char *name, *summary;
+    const struct cli_option *options;
+    const char *key; /* of the configuration, switched on before anything else; or NULL */
+};
+
+static int run_main(const struct run_command *command, int argc, char **argv)
 {
-    static const struct cli_option own[] = {
-        { "dry-run", NULL, "print the effective configuration as JSON and stop" },
-        LAUNCH_OPTIONS,
-        { NULL, NULL, NULL },
-    };
-    struct run_options options = { .launch = { .command = "run",
+    struct run_options options = { .launch = { .command = command->name,
                                                .grace_ms = LAUNCH_GRACE_MS } };
     const struct cli_parser parser = {
-        .command = "run",
+        .command = command->name,
         .synopsis = "[CONFIG.json] [options]",
-        .summary = "Boot a guest and wait for its end. Its first serial port is the "
-                   "terminal.",
-        .options = own,
+        .summary = command->summary,
+        .options = command->options,
         .config_options = true,
         .max_arguments = 1,
         .notes = launch_help,
@@ -65,19 +66,57 @@ int command_run(int argc, char **argv)
     if (umbra_config_new(&config) != 0) {
         return EXIT_STATUS_INTERNAL;
     }
-    status = cli_parse(&parser, argc, argv, config, &line);
+    if (command->key != NULL &&
+        umbra_config_set(config, command->key, "on", &error) != 0) {
+        status = exit_status_fail(command->name, &error);
+    } else {
+        status = cli_parse(&parser, argc, argv, config, &line);
+    }
     if (status < 0 && umbra_config_validate(config, &error) != 0) {
-        status = exit_status_fail("run", &error);
+        status = exit_status_fail(command->name, &error);
     }
     if (status < 0 && options.dry_run) {
         status = print_config(config);
     }
     if (status < 0 && umbra_config_check_files(config, &error) != 0) {
-        status = exit_status_fail("run", &error);
+        status = exit_status_fail(command->name, &error);
     }
     if (status < 0) {
         status = launch(config, &options.launch);
     }
     umbra_config_free(config);
     return status;
+}
+
+int command_run(int argc, char **argv)
+{
+    static const struct cli_option own[] = {
+        { "dry-run", NULL, "print the effective configuration as JSON and stop" },
+        LAUNCH_OPTIONS,
+        { NULL, NULL, NULL },
+    };
+    static const struct run_command command = {
+        .name = "run",
+        .summary = "Boot a guest and wait for its end. Its first serial port is the "
+                   "terminal.",
+        .options = own,
+    };
+
+    return run_main(&command, argc, argv);
+}
+
+int command_demo(int argc, char **argv)
+{
+    static const struct cli_option own[] = { LAUNCH_OPTIONS, { NULL, NULL, NULL } };
+    static const struct run_command command = {
+        .name = "demo",
+        .summary =
+            "Boot the built-in guest: it reports its memory map, brings up its CPUs, "
+            "tries timer,\ninterrupts and every board device, computes in ring 3 and "
+            "powers off.",
+        .options = own,
+        .key = "demo",
+    };
+
+    return run_main(&command, argc, argv);
 }

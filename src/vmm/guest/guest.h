@@ -387,6 +387,9 @@ extern struct boot boot;
 void boot_parse(uint32_t magic, uint32_t info);
 /* The value of a `key=value` word of the command line, or NULL. */
 const char *boot_option(const char *key);
+
+/* Is @word one of the words of the command line? */
+bool boot_word(const char *word);
 uint64_t boot_ram_size(void);
 
 /* Map [@start, +@size) one to one in 2 MiB pages (for what lies above 4 GiB). */

@@ -156,6 +156,16 @@ const char *boot_option(const char *key)
     return NULL;
 }
 
+bool boot_word(const char *word)
+{
+    int i;
+
+    for (i = 0; i < boot.argc; i++)
+        if (strcmp(boot.argv[i], word) == 0)
+            return true;
+    return false;
+}
+
 uint64_t boot_ram_size(void)
 {
     uint64_t size = 0;
