@@ -270,7 +270,7 @@ enum mmu_outcome nested_translate(const struct nested_table *table,
                                   uint32_t access, struct nested_walk *walk)
 {
     struct nested_context context = { table, walk };
-    const struct walk_source source = { table->memory, locate_entry, &context };
+    const struct walk_source source = { table->memory, locate_entry, &context, NULL };
     uint32_t nested_access = NESTED_READ;
     enum mmu_outcome outcome;
 

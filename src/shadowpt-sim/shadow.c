@@ -14,6 +14,7 @@ static const char *const event_names[SHADOW_EVENTS] = {
     [SHADOW_EXIT_TABLE_WRITE] = "table-write",
     [SHADOW_EXIT_WP_CLEAR] = "wp-clear",
     [SHADOW_EXIT_EMULATE] = "emulate",
+    [SHADOW_EXIT_NESTED] = "nested-fill",
     [SHADOW_EXIT_MMIO] = "mmio",
     [SHADOW_EXIT_CR3] = "cr3",
     [SHADOW_EXIT_INVLPG] = "invlpg",
@@ -30,6 +31,9 @@ static const char *const event_names[SHADOW_EVENTS] = {
     [SHADOW_ENTRY_ZAP] = "entry-zap",
     [SHADOW_SPLINTER] = "splinter",
     [SHADOW_WRITE_PROTECT] = "write-protect",
+    [SHADOW_TABLE_NESTED] = "table-nested",
+    [SHADOW_TABLE_BACK] = "table-back",
+    [SHADOW_TABLE_COMPARE] = "table-compare",
 };
 
 const char *shadow_event_name(enum shadow_event event)
@@ -80,7 +84,13 @@ static int config_complete(struct shadow_config *config)
     if (config->max_level == 0) {
         config->max_level = 3;
     }
-    return 0;
+    if (config->agile_writes == 0) {
+        config->agile_writes = 2;
+    }
+    if (config->nested_levels == 0) {
+        config->nested_levels = 4;
+    }
+    return config->nested_levels == 4 || config->nested_levels == 5 ? 0 : -EINVAL;
 }
 
 int shadow_create(const struct shadow_config *config, struct shadow_mmu **out)
@@ -93,7 +103,7 @@ int shadow_create(const struct shadow_config *config, struct shadow_mmu **out)
         return -ENOMEM;
     }
     mmu->config = *config;
-    mmu->oldest = mmu->newest = POOL_NONE;
+    mmu->oldest = mmu->newest = mmu->nested_root = POOL_NONE;
     mmu->role_word = UINT32_MAX;
     err = config_complete(&mmu->config);
     if (err != 0) {
@@ -177,6 +187,7 @@ static void pages_drop(struct shadow_mmu *mmu)
     for (unsigned i = 0; i < mmu->vcpus; i++) {
         shadow_roots_drop(mmu->vcpu[i], true);
     }
+    agile_reset(mmu);
     while (mmu->oldest != POOL_NONE) {
         shadow_page_zap(mmu, mmu->oldest);
     }
@@ -191,12 +202,21 @@ void shadow_zap_all(struct shadow_mmu *mmu)
     shadow_flush_due(mmu);
 }
 
+bool shadow_pool_suffices(const struct shadow_mmu *mmu,
+                          const struct shadow_policy_ops *policy, unsigned vcpus)
+{
+    return (uint64_t)vcpus * SHADOW_ROOTS + 3 * (uint64_t)policy->room <= mmu->pool.pages;
+}
+
 int shadow_set_policy(struct shadow_mmu *mmu, enum shadow_policy policy)
 {
     int err;
 
     if ((unsigned)policy >= SHADOW_POLICIES) {
         return -EINVAL;
+    }
+    if (!shadow_pool_suffices(mmu, &shadow_policy_ops[policy], mmu->vcpus)) {
+        return -ENOSPC;
     }
     pages_drop(mmu);
     mmu->config.policy = policy;

@@ -28,6 +28,8 @@ enum shadow_policy {
     SHADOW_UNSYNC, /* leaf tables may go out of sync until INVLPG, CR3 load, mode change
                     */
     SHADOW_VTLB, /* a virtual TLB: protect nothing, drop on CR3 load and INVLPG, refill */
+    SHADOW_AGILE, /* tables that change often are not shadowed but walked nested: needs a
+                   * processor that goes on nested in the midst of a walk, see below */
     SHADOW_POLICIES,
 };
 
@@ -59,6 +61,7 @@ enum shadow_event {
     SHADOW_EXIT_TABLE_WRITE, /* a write to a protected table */
     SHADOW_EXIT_WP_CLEAR, /* CR0.WP = 0: the page changed sides between user and kernel */
     SHADOW_EXIT_EMULATE,
+    SHADOW_EXIT_NESTED, /* a hidden fill for a walk that goes on nested */
     SHADOW_EXIT_MMIO,
     SHADOW_EXIT_CR3,
     SHADOW_EXIT_INVLPG,
@@ -77,6 +80,9 @@ enum shadow_event {
     SHADOW_ENTRY_ZAP,     /* shadow entries cleared */
     SHADOW_SPLINTER,      /* guest large pages mapped by smaller ones */
     SHADOW_WRITE_PROTECT, /* writable mappings taken away to protect a table */
+    SHADOW_TABLE_NESTED,  /* agile: tables that are walked nested from then on */
+    SHADOW_TABLE_BACK,    /* ... shadowed again */
+    SHADOW_TABLE_COMPARE, /* ... looked through for changes, at the end of an interval */
     SHADOW_EVENTS,
 };
 
@@ -101,13 +107,16 @@ struct shadow_config {
     const struct mmu_slots *slots;
     enum shadow_policy policy;
     struct shadow_hooks hooks;
-    uint32_t pool_pages; /* shadow pages at most, 64 or more; 0: 65536 */
+    uint32_t pool_pages; /* shadow pages at most, 64 (agile 128) or more; 0: 65536 */
     void *pool;          /* where they are, pool_pages * 4 KiB; NULL: own memory */
     uint64_t pool_hpa;   /* host-physical address of the pool: page-aligned */
     uint8_t
         flood_limit;   /* writes to a table without use in between that unshadow it (twice
                           * as many for page tables); 0: 3, 255: never */
     uint8_t max_level; /* largest shadow leaf, 1 to 3; 0: 3 */
+    uint8_t
+        agile_writes; /* agile: writes in an interval that make a table nested; 0: 2 */
+    uint8_t nested_levels; /* agile: of the nested tables, 4 or 5; 0: 4 */
 };
 
 int shadow_create(const struct shadow_config *config, struct shadow_mmu **mmu);
@@ -119,7 +128,8 @@ void shadow_stats_reset(struct shadow_mmu *mmu);
 /* Shadow pages in use (4 KiB each). */
 uint32_t shadow_pages(const struct shadow_mmu *mmu);
 
-/* Change the policy of a running guest: drops every shadow page. */
+/* Change the policy of a running guest: drops every shadow page. -ENOSPC: the pool is too
+ * small for it. */
 int shadow_set_policy(struct shadow_mmu *mmu, enum shadow_policy policy);
 
 /* ---- Processors ------------------------------------------------------------------ */
@@ -188,6 +198,43 @@ enum shadow_outcome shadow_fault(struct shadow_vcpu *vcpu, uint64_t gva, uint32_
 /* shadow_translate(), else shadow_fault(). */
 enum shadow_outcome shadow_access(struct shadow_vcpu *vcpu, uint64_t gva, uint32_t access,
                                   struct shadow_result *result);
+
+/* ---- Agile paging ------------------------------------------------------------------ */
+
+/*
+ * A guest table is either shadowed, which keeps it write-protected, or nested: then nothing
+ * follows its changes, and an entry of the shadow page above it switches the walk. It goes
+ * on in the guest's own tables, through nested tables (NPT's format) that belong to the MMU,
+ * with the rights that the switching entry leaves. So shadow_translate() may set A and D in
+ * the guest's tables, and the guest's own faults in this part need no exit.
+ *
+ * Only guests with 64-bit tables, CR0.WP and EFER.NXE get nested parts: their registers are
+ * those that the processor has on shadow tables. All else is done as under `wp`. INVLPG needs
+ * no exit (shadow_invlpg() has nothing to do). Roots change with the tables: load
+ * shadow_vcpu_root() anew after each call of flush().
+ */
+
+/* An entry that switches: ignored by today's processors. Its address is the guest's table's
+ * HPA, W, U and NX are what the guest's entries down to here permit. */
+#define SHADOW_SWITCH ((uint64_t)1 << 10)
+
+/* An interval has passed, a second or so. Writes are counted by the interval, and a nested
+ * table that did not change in one is shadowed again. Other policies: nothing to do. */
+void shadow_tick(struct shadow_mmu *mmu);
+
+/* Decide it for the table at @gpa: nested or shadowed. False where it cannot be: nested, but
+ * in ROM or no slot, or used by a guest that gets no nested parts. */
+bool shadow_switch_table(struct shadow_mmu *mmu, uint64_t gpa, bool nested);
+
+/* Where shadow_translate() said false: whether this is a fault of the guest's own that the
+ * processor met in a nested part and delivers without an exit. */
+bool shadow_delivers(const struct shadow_vcpu *vcpu, uint64_t gva, uint32_t access,
+                     uint32_t *error_code);
+
+/* Whether the walk is nested from the guest's CR3 on: shadow_vcpu_root() is not used then. */
+bool shadow_vcpu_nested(const struct shadow_vcpu *vcpu);
+/* HPA of the nested tables' root; 0: no walk is nested yet. */
+uint64_t shadow_nested_root(const struct shadow_mmu *mmu);
 
 /* ---- Changes of memory ------------------------------------------------------------ */
 

@@ -41,7 +41,8 @@ static int audit_list(struct audit *audit, entry_ref head, uint32_t owner,
         if (mmu->link[ref].prev != prev) {
             return BROKEN(audit->error, "entry %#x has a wrong back link", ref);
         }
-        if (entry_leaf(page, entry) != want_leaf || page->role.level != level) {
+        if (entry_leaf(page, entry) != want_leaf ||
+            ((entry & SHADOW_SWITCH) ? level != 1 : page->role.level != level)) {
             return BROKEN(audit->error, "entry %#x is on a list of another kind", ref);
         }
         if ((entry & PTE_ADDRESS_MASK &
@@ -83,6 +84,12 @@ static int audit_node(struct audit *audit, uint32_t index)
         return err;
     }
     for (entry_ref ref = node->leaves; ref != REF_NONE; ref = mmu->link[ref].next) {
+        if ((*entry_at(mmu, ref) & SHADOW_SWITCH) && !node->nested) {
+            return BROKEN(audit->error,
+                          "an entry switches to a table at GPA %#" PRIx64
+                          " that is not nested",
+                          gpa);
+        }
         if ((*entry_at(mmu, ref) & PTE_W) && (protected || slot->readonly)) {
             return BROKEN(audit->error, "a writable leaf maps %s at GPA %#" PRIx64,
                           protected ? "a synced table" : "a read-only slot", gpa);
@@ -114,6 +121,24 @@ static int audit_leaf_table(struct audit *audit, uint32_t index)
     return 0;
 }
 
+/* A switch leads to the guest's table, with the rights that are left there. */
+static int audit_switch(struct audit *audit, const struct shadow_page *page,
+                        uint64_t entry, uint64_t guest, uint32_t perms)
+{
+    const struct shadow_mmu *mmu = audit->mmu;
+    uint64_t table = guest & PTE_ADDRESS_MASK;
+    const struct mmu_slot *memslot = mmu_slots_find(mmu->config.slots, table);
+    uint32_t left = (uint32_t)((entry >> 1) & 3) | ((entry & PTE_NX) ? 0 : MMU_PERM_X);
+
+    if (!(guest & PTE_P) || !(guest & PTE_A) || left != perms || memslot == NULL ||
+        !agile_role(mmu, page->role) ||
+        (entry & PTE_ADDRESS_MASK) != mmu_slot_hpa(memslot, table)) {
+        return BROKEN(audit->error, "a switch %#" PRIx64 " is not for %#" PRIx64, entry,
+                      guest);
+    }
+    return 0;
+}
+
 /* A pointer or large leaf of a synced upper page belongs to the guest's entry as it is.
  */
 static int audit_upper_entry(struct audit *audit, const struct shadow_page *page,
@@ -138,6 +163,9 @@ static int audit_upper_entry(struct audit *audit, const struct shadow_page *page
     perms =
         (uint32_t)((guest >> 1) & 3) | ((mode->nx && (guest & PTE_NX)) ? 0 : MMU_PERM_X);
     perms &= page->role.access;
+    if (entry & SHADOW_SWITCH) {
+        return audit_switch(audit, page, entry, large ? 0 : guest, perms);
+    }
     if (entry_leaf(page, entry)) {
         bool may_write = (perms & MMU_PERM_W) || !page->role.wp;
 
@@ -285,6 +313,9 @@ static int audit_index(struct audit *audit)
             continue;
         }
         shadowed += node->pages != POOL_NONE;
+        if (node->nested && node->pages != POOL_NONE) {
+            return BROKEN(audit->error, "a table is nested and shadowed");
+        }
         for (uint32_t at = node->pages; at != POOL_NONE; at = mmu->page[at].next) {
             if (!mmu->page[at].live || mmu->page[at].gfn != node_gfn(node)) {
                 return BROKEN(audit->error, "page %u is filed under a wrong frame", at);

@@ -30,7 +30,7 @@ const struct mmu_mode *shadow_role_mode(struct shadow_mmu *mmu, union shadow_rol
     struct mmu_mode *mode = &mmu->role_mode;
 
     registers.level = registers.access = registers.quadrant = 0;
-    registers.direct = registers.vtlb = registers.root32 = 0;
+    registers.direct = registers.vtlb = registers.root32 = registers.nested = 0;
     if (mmu->role_word == registers.word) {
         return mode;
     }
@@ -66,6 +66,18 @@ uint64_t shadow_leaf(const struct mmu_translation *guest, union shadow_role role
         leaf |= SHADOW_GUEST_DIRTY | (may_write ? PTE_W | PTE_D : 0);
     }
     return leaf;
+}
+
+void shadow_leaf_translation(uint64_t leaf, unsigned level, struct mmu_translation *to)
+{
+    to->shift = (uint8_t)shadow_shift(level);
+    to->page = leaf & PTE_ADDRESS_MASK & ~(((uint64_t)1 << to->shift) - 1);
+    to->perms = (uint8_t)(((leaf >> 1) & 3) | ((leaf & PTE_NX) ? 0 : MMU_PERM_X));
+    to->pkey = (leaf >> PTE_PKEY_SHIFT) & 15;
+    to->cache = (uint8_t)(((leaf >> 3) & 3) |
+                          ((leaf & (level == 1 ? PTE_PAT_4K : PTE_PAT_LARGE)) ? 4 : 0));
+    to->global = leaf & PTE_G;
+    to->dirty = leaf & PTE_W; /* a writable shadow leaf has D set from the start */
 }
 
 /* SMEP would let the kernel execute from it, now that it is no user page: so NX. */

@@ -7,6 +7,7 @@ struct fault {
     struct shadow_vcpu *vcpu;
     struct shadow_result *result;
     const struct mmu_slot *slot;
+    union shadow_role role; /* the registers' part */
     uint32_t access;
     unsigned leaf_level; /* the largest that the guest's leaf and the slot permit */
     struct mmu_walk walk;
@@ -50,7 +51,7 @@ static union shadow_role child_key(const struct fault *fault, unsigned level,
                                    uint64_t *gfn)
 {
     const struct mmu_walk *walk = &fault->walk;
-    union shadow_role role = fault->vcpu->role;
+    union shadow_role role = fault->role;
     uint64_t span = (uint64_t)1 << shadow_shift(level + 1);
 
     role.level = level;
@@ -135,18 +136,6 @@ static bool leaf_fits_here(const struct fault *fault, unsigned level)
     return node == NODE_NONE || frames->node[node].shadowed == 0;
 }
 
-static void leaf_translation(uint64_t leaf, unsigned level, struct mmu_translation *to)
-{
-    to->shift = (uint8_t)shadow_shift(level);
-    to->page = leaf & PTE_ADDRESS_MASK & ~(((uint64_t)1 << to->shift) - 1);
-    to->perms = (uint8_t)(((leaf >> 1) & 3) | ((leaf & PTE_NX) ? 0 : MMU_PERM_X));
-    to->pkey = (leaf >> PTE_PKEY_SHIFT) & 15;
-    to->cache = (uint8_t)(((leaf >> 3) & 3) |
-                          ((leaf & (level == 1 ? PTE_PAT_4K : PTE_PAT_LARGE)) ? 4 : 0));
-    to->global = leaf & PTE_G;
-    to->dirty = leaf & PTE_W; /* a writable shadow leaf has D set from the start */
-}
-
 static void leaf_store(struct fault *fault, entry_ref ref, uint64_t leaf)
 {
     struct shadow_mmu *mmu = fault->mmu;
@@ -186,12 +175,13 @@ static enum shadow_event leaf_event(uint64_t old, uint64_t leaf, bool flipped)
     return SHADOW_EXIT_HIDDEN_FILL;
 }
 
-/* Put the leaf where it belongs and see whether it serves the access. */
-static enum shadow_outcome leaf_install(struct fault *fault, entry_ref ref,
-                                        unsigned level)
+/* Put the leaf where it belongs. *@event: what for; SHADOW_EXIT_TABLE_WRITE: it may not be
+ * written, so the write is the hypervisor's to do. */
+static uint64_t leaf_put(struct fault *fault, entry_ref ref, unsigned level,
+                         enum shadow_event *event)
 {
     struct shadow_mmu *mmu = fault->mmu;
-    union shadow_role role = fault->vcpu->role;
+    union shadow_role role = fault->role;
     uint64_t span = (uint64_t)1 << shadow_shift(level), gpa = fault->walk.gpa;
     uint64_t hpa = mmu_slot_hpa(fault->slot, align_down(gpa, span));
     uint64_t old = *entry_at(mmu, ref);
@@ -210,31 +200,181 @@ static enum shadow_outcome leaf_install(struct fault *fault, entry_ref ref,
         if (!unsync) {
             leaf &= ~(PTE_W | PTE_D);
             leaf_store(fault, ref, leaf);
+            *event = SHADOW_EXIT_TABLE_WRITE;
             if (write) {
-                return fault_end(fault, SHADOW_TABLE_WRITE, SHADOW_EXIT_TABLE_WRITE);
+                return leaf;
             }
         }
     }
     leaf_store(fault, ref, leaf);
-    leaf_translation(leaf, level, &fault->result->to);
-    fault->result->hpa = fault->result->to.page | (gpa & (span - 1));
+    *event = unsync ? SHADOW_EXIT_UNSYNC : leaf_event(old, leaf, flipped);
+    return leaf;
+}
+
+/* ... and see whether it serves the access. */
+static enum shadow_outcome leaf_install(struct fault *fault, entry_ref ref,
+                                        unsigned level)
+{
+    uint64_t span = (uint64_t)1 << shadow_shift(level);
+    enum shadow_event event;
+    uint64_t leaf = leaf_put(fault, ref, level, &event);
+
+    if (event == SHADOW_EXIT_TABLE_WRITE) {
+        return fault_end(fault, SHADOW_TABLE_WRITE, event);
+    }
+    shadow_leaf_translation(leaf, level, &fault->result->to);
+    fault->result->hpa = fault->result->to.page | (fault->walk.gpa & (span - 1));
     if (!mmu_translation_allows(&fault->vcpu->hardware, &fault->result->to,
                                 fault->access)) {
         return fault_end(fault, SHADOW_EMULATE, SHADOW_EXIT_EMULATE);
     }
-    return fault_end(fault, SHADOW_OK,
-                     unsync ? SHADOW_EXIT_UNSYNC : leaf_event(old, leaf, flipped));
+    return fault_end(fault, SHADOW_OK, event);
+}
+
+/* ---- Parts that are walked nested
+ * ------------------------------------------------------------- */
+
+/* Whether the tables from @level down can be: not where the processor may not write them,
+ * nor where one is also a table of the shadowed part. */
+static bool nested_possible(const struct fault *fault, unsigned level)
+{
+    const struct mmu_walk *walk = &fault->walk;
+
+    for (unsigned low = walk->level; low <= level; low++) {
+        uint64_t gfn = walk->entry_gpa[low] >> MMU_PAGE_SHIFT;
+
+        if (!agile_may_nest(fault->mmu, gfn)) {
+            return false;
+        }
+        for (unsigned high = level + 1; high <= walk->top; high++) {
+            if (walk->entry_gpa[high] >> MMU_PAGE_SHIFT == gfn) {
+                return false;
+            }
+        }
+    }
+    return fault->walk.gpa >> shadow_shift(fault->mmu->config.nested_levels + 1u) == 0;
+}
+
+/* Let the nested tables map @gpa: *page. False: a write to it is the hypervisor's to do. */
+static bool nested_map(const struct fault *fault, uint64_t gpa, bool write,
+                       struct mmu_translation *page)
+{
+    struct shadow_mmu *mmu = fault->mmu;
+    struct mmu_mode mode = { .cpu = mmu->cpu };
+    struct fault map = { .mmu = mmu, .access = write ? MMU_WRITE : 0 };
+    uint32_t index = mmu->nested_root;
+    enum shadow_event event;
+    unsigned level;
+    entry_ref ref;
+
+    mmu_mode_update(&mode); /* no paging: GPA to HPA */
+    map.role = shadow_role_of(&mode);
+    map.walk.gva = map.walk.gpa = gpa;
+    map.walk.to = (struct mmu_translation){ .perms = MMU_PERM_ALL, .dirty = true };
+    map.slot = mmu_slots_find(mmu->config.slots, gpa);
+    map.leaf_level = mmu_slot_level(map.slot, gpa, mmu->config.max_level);
+    for (level = mmu->config.nested_levels;; level--) {
+        ref = ref_make(index, (gpa >> shadow_shift(level)) & 511);
+        mmu->page[index].used = true;
+        if (leaf_fits_here(&map, level)) {
+            break;
+        }
+        index = child_link(&map, ref, level - 1);
+    }
+    shadow_leaf_translation(leaf_put(&map, ref, level, &event), level, page);
+    return !write || event != SHADOW_EXIT_TABLE_WRITE;
+}
+
+static void nested_root_make(struct shadow_mmu *mmu)
+{
+    union shadow_role role = { .direct = 1, .wp = 1, .access = MMU_PERM_ALL };
+
+    if (mmu->nested_root == POOL_NONE) {
+        role.level = mmu->config.nested_levels;
+        mmu->nested_root = shadow_page_make(mmu, 0, role);
+        mmu->page[mmu->nested_root].pins++;
+    }
+}
+
+/* All that the processor needs for the rest of this walk, from the table of @top on. */
+static enum shadow_outcome nested_install(struct fault *fault, unsigned top)
+{
+    struct shadow_mmu *mmu = fault->mmu;
+    const struct mmu_walk *walk = &fault->walk;
+    struct mmu_translation page;
+
+    nested_root_make(mmu);
+    for (unsigned level = walk->level; level <= top; level++) {
+        agile_nest(mmu, walk->entry_gpa[level] >> MMU_PAGE_SHIFT);
+    }
+    for (unsigned level = walk->level; level <= top; level++) {
+        (void)nested_map(fault, walk->entry_gpa[level], true, &page);
+    }
+    if (!nested_map(fault, walk->gpa, fault->access & MMU_WRITE, &page)) {
+        return fault_end(fault, SHADOW_TABLE_WRITE, SHADOW_EXIT_TABLE_WRITE);
+    }
+    fault->result->hpa = shadow_combine(walk, &page, &fault->result->to);
+    return fault_end(fault, SHADOW_OK, SHADOW_EXIT_NESTED);
+}
+
+/* The next table is walked nested: the entry at @ref switches. */
+static enum shadow_outcome switch_install(struct fault *fault, entry_ref ref,
+                                          unsigned level)
+{
+    struct shadow_mmu *mmu = fault->mmu;
+    uint64_t table = align_down(fault->walk.entry_gpa[level - 1], MMU_PAGE_SIZE);
+    uint32_t perms = fault->walk.perms[level];
+    uint64_t old, entry = PTE_P | PTE_A | PTE_PS | SHADOW_SWITCH;
+
+    entry |= mmu_slot_hpa(mmu_slots_find(mmu->config.slots, table), table);
+    entry |= ((perms & MMU_PERM_W) ? PTE_W : 0) | ((perms & MMU_PERM_U) ? PTE_U : 0) |
+             ((perms & MMU_PERM_X) ? 0 : PTE_NX);
+    old = *entry_at(mmu, ref);
+    if (old != entry) {
+        if (old & PTE_P) {
+            entry_drop(mmu, ref);
+            mmu->flush_needed = true;
+        }
+        entry_set_leaf(mmu, ref, entry, table >> MMU_PAGE_SHIFT);
+    }
+    return nested_install(fault, level - 1);
 }
 
 /* ---- The handler
  * ------------------------------------------------------------------------- */
 
+/* Whether the table of @level on this path is nested, and can be. If not, it is shadowed. */
+static bool goes_nested(const struct fault *fault, unsigned level)
+{
+    uint64_t gfn = fault->walk.entry_gpa[level] >> MMU_PAGE_SHIFT;
+
+    if (level < fault->walk.level || !agile_role(fault->mmu, fault->role) ||
+        !agile_nested(fault->mmu, gfn)) {
+        return false;
+    }
+    if (nested_possible(fault, level)) {
+        return true;
+    }
+    agile_unnest(fault->mmu, gfn);
+    return false;
+}
+
 static enum shadow_outcome fault_fill(struct fault *fault)
 {
     struct shadow_mmu *mmu = fault->mmu;
     struct shadow_vcpu *vcpu = fault->vcpu;
-    uint32_t index = vcpu->root[vcpu->current].page;
+    uint32_t index;
 
+    if (vcpu->nested) {
+        if (goes_nested(fault, fault->walk.top)) {
+            return nested_install(fault, fault->walk.top);
+        }
+        if (shadow_roots_follow(mmu) != 0) {
+            fault->result->outcome = SHADOW_NO_MEMORY;
+            return SHADOW_NO_MEMORY;
+        }
+    }
+    index = vcpu->root[vcpu->current].page;
     for (unsigned level = vcpu->root_level;; level--) {
         unsigned slot = (fault->walk.gva >> shadow_shift(level)) & 511;
         entry_ref ref = ref_make(index, slot);
@@ -246,6 +386,9 @@ static enum shadow_outcome fault_fill(struct fault *fault)
         }
         if (leaf_fits_here(fault, level)) {
             return leaf_install(fault, ref, level);
+        }
+        if (goes_nested(fault, level - 1)) {
+            return switch_install(fault, ref, level);
         }
         index = child_link(fault, ref, level - 1);
     }
@@ -298,6 +441,7 @@ enum shadow_outcome shadow_fault(struct shadow_vcpu *vcpu, uint64_t gva, uint32_
         .mmu = vcpu->mmu,
         .vcpu = vcpu,
         .result = result,
+        .role = vcpu->role,
         .access = access,
     };
     enum shadow_outcome outcome;
@@ -311,89 +455,4 @@ enum shadow_outcome shadow_fault(struct shadow_vcpu *vcpu, uint64_t gva, uint32_
     outcome = fault_handle(&fault, gva);
     shadow_flush_due(vcpu->mmu);
     return outcome;
-}
-
-/* ---- The processor's side
- * ------------------------------------------------------------------ */
-
-/* The processor sets A in a leaf it uses: see page_flooded(). */
-static void shadow_mark_used(const struct table_pool *pool, const uint64_t *at)
-{
-    __atomic_fetch_or(&pool->base[at - pool->base], PTE_A, __ATOMIC_RELAXED);
-}
-
-bool shadow_translate(const struct shadow_vcpu *vcpu, uint64_t gva, uint32_t access,
-                      struct mmu_translation *to)
-{
-    const struct mmu_mode *hardware = &vcpu->hardware;
-    const uint64_t *table = vcpu->root_table;
-    const uint64_t *at;
-    uint64_t entry;
-    unsigned level;
-
-    if (hardware->format != MMU_FORMAT_LONG) {
-        gva = (uint32_t)gva;
-    } else if (!mmu_canonical(hardware, gva)) {
-        return false;
-    }
-    for (level = vcpu->root_level;; level--) {
-        at = &table[(gva >> shadow_shift(level)) & 511];
-        entry = __atomic_load_n(at, __ATOMIC_ACQUIRE);
-        if (!(entry & PTE_P)) {
-            return false;
-        }
-        if (level == 1 || (entry & PTE_PS)) {
-            break;
-        }
-        table = pool_table(vcpu->pool, entry);
-    }
-    /* Pointers permit everything: the leaf alone decides. */
-    leaf_translation(entry, level, to);
-    if (!mmu_translation_allows(hardware, to, access)) {
-        return false;
-    }
-    if (!(entry & PTE_A)) {
-        shadow_mark_used(vcpu->pool, at);
-    }
-    return true;
-}
-
-void shadow_trace(const struct shadow_vcpu *vcpu, uint64_t gva, struct mmu_trace *trace)
-{
-    const uint64_t *table = vcpu->root_table;
-
-    trace->count = 0;
-    if (vcpu->hardware.format != MMU_FORMAT_LONG) {
-        gva = (uint32_t)gva;
-    } else if (!mmu_canonical(&vcpu->hardware, gva)) {
-        return;
-    }
-    for (unsigned level = vcpu->root_level; level > 0; level--) {
-        const uint64_t *entry = &table[(gva >> shadow_shift(level)) & 511];
-        uint64_t offset = (uint64_t)(entry - vcpu->pool->base) * sizeof(*entry);
-
-        /* The PDPTEs of 32-bit formats are registers: no reference. */
-        if (vcpu->hardware.format == MMU_FORMAT_LONG || level < 3) {
-            mmu_trace_add(trace, (struct mmu_ref){ .dimension = MMU_REF_SHADOW,
-                                                   .level = (uint8_t)level,
-                                                   .address = vcpu->pool->hpa + offset,
-                                                   .value = *entry });
-        }
-        if (!(*entry & PTE_P) || (*entry & PTE_PS) || level == 1) {
-            return;
-        }
-        table = pool_table(vcpu->pool, *entry);
-    }
-}
-
-enum shadow_outcome shadow_access(struct shadow_vcpu *vcpu, uint64_t gva, uint32_t access,
-                                  struct shadow_result *result)
-{
-    if (shadow_translate(vcpu, gva, access, &result->to)) {
-        result->outcome = SHADOW_OK;
-        result->event = SHADOW_EVENTS;
-        result->hpa = result->to.page | (gva & (((uint64_t)1 << result->to.shift) - 1));
-        return SHADOW_OK;
-    }
-    return shadow_fault(vcpu, gva, access, result);
 }

@@ -125,7 +125,8 @@ void frames_put(struct frame_index *frames, uint32_t index)
     struct frame_node *node = &frames->node[index];
     uint32_t *at;
 
-    if (node->leaves != REF_NONE || node->pages != POOL_NONE || node->shadowed != 0) {
+    if (node->leaves != REF_NONE || node->pages != POOL_NONE || node->shadowed != 0 ||
+        node->nested) {
         return;
     }
     for (at = frames_bucket(frames, node->key); *at != index;

@@ -7,6 +7,8 @@
 #include "shadowpt-sim/pool.h"
 #include "shadowpt-sim/shadow.h"
 
+struct walk_start;
+
 /* ---- References to entries ---- */
 
 /* A shadow entry is named by its page's index and its slot. Every present entry is on one
@@ -50,6 +52,7 @@ union shadow_role {
         uint32_t direct : 1;   /* maps consecutive frames; no guest table behind it */
         uint32_t vtlb : 1;     /* part of a virtual TLB; no guest table behind it */
         uint32_t root32 : 1;   /* the four-entry root of a 32-bit guest; private */
+        uint32_t nested : 1; /* stands for a root that is walked nested: empty; private */
         /* From the registers. */
         uint32_t format : 2;
         uint32_t nx : 1;
@@ -85,7 +88,8 @@ struct shadow_page {
 
 static inline bool page_tracked(const struct shadow_page *page)
 {
-    return !page->role.direct && !page->role.vtlb && !page->role.root32;
+    return !page->role.direct && !page->role.vtlb && !page->role.root32 &&
+           !page->role.nested;
 }
 
 /* ---- The frame index ---- */
@@ -94,9 +98,13 @@ static inline bool page_tracked(const struct shadow_page *page)
 struct frame_node {
     uint64_t key; /* first frame << 2 | (level - 1) */
     uint32_t hash_next;
-    entry_ref leaves;  /* shadow leaves of this size that map it */
+    entry_ref leaves;  /* shadow leaves of this size that map it, and switching entries */
     uint32_t pages;    /* level 1: shadow pages of the table in this frame, POOL_NONE */
     uint32_t shadowed; /* levels 2, 3: shadowed frames inside; no leaf may cover them */
+    uint32_t digest;   /* agile: of a nested table at the last tick, 0: there was none */
+    bool nested;       /* agile: the table is walked nested; it has no shadow pages */
+    uint8_t writes;    /* agile: to a shadowed table, since the last tick */
+    uint8_t idle;      /* agile: ticks that nothing switched to a nested table */
 };
 
 struct frame_index {
@@ -131,19 +139,23 @@ static inline unsigned node_level(const struct frame_node *node)
 
 /* ---- The MMU ---- */
 
-#define SHADOW_ROOTS 8  /* roots a processor keeps, one of them in use */
-#define SHADOW_ROOM  8  /* free pages that one fault may need */
-#define SHADOW_NODES 32 /* new nodes that one fault may need */
+#define SHADOW_ROOTS      8  /* roots a processor keeps, one of them in use */
+#define SHADOW_ROOM       8  /* free pages that one fault may need */
+#define SHADOW_ROOM_AGILE 32 /* ... with nested tables for the path and the page */
+#define SHADOW_NODES      32 /* new nodes that one fault may need */
 
 struct shadow_policy_ops {
     const char *name;
     bool tracked; /* shadow pages follow guest tables, which are protected */
     /* The guest wants to write a protected frame. True: let it, from now on unseen. */
     bool (*may_write)(struct shadow_mmu *mmu, uint32_t node);
+    /* The guest wrote to a shadowed table, and that was emulated. NULL: nothing to do. */
+    void (*written)(struct shadow_mmu *mmu, uint64_t gfn);
     /* The guest flushed everything that translates through @root. */
     void (*flush_root)(struct shadow_mmu *mmu, uint32_t root);
     /* The guest flushed @gva in @root. */
     void (*invlpg)(struct shadow_mmu *mmu, uint32_t root, uint64_t gva);
+    uint32_t room; /* free pages that one fault may need */
 };
 
 extern const struct shadow_policy_ops shadow_policy_ops[SHADOW_POLICIES];
@@ -156,6 +168,7 @@ struct shadow_mmu {
     struct shadow_link *link; /* 512 a page */
     struct frame_index frames;
     uint32_t oldest, newest; /* the eviction queue */
+    uint32_t nested_root;    /* agile: page of the nested tables' root, POOL_NONE */
     uint32_t live;
     struct shadow_vcpu **vcpu;
     unsigned vcpus, vcpu_capacity;
@@ -183,6 +196,7 @@ struct shadow_vcpu {
     const uint64_t *root_table; /* what shadow_translate() starts from */
     const struct table_pool *pool;
     uint8_t root_level;
+    bool nested; /* the root too is walked nested: root_table is empty */
     struct mmu_mode hardware;
     struct mmu_mode mode;
     union shadow_role role; /* the registers' part */
@@ -219,6 +233,10 @@ static inline bool entry_leaf(const struct shadow_page *page, uint64_t entry)
     return page->role.level == 1 || ((entry & PTE_PS) && !page->role.root32);
 }
 
+/* shadow.c: whether pinned roots leave room enough to work in. */
+bool shadow_pool_suffices(const struct shadow_mmu *mmu,
+                          const struct shadow_policy_ops *policy, unsigned vcpus);
+
 /* shadow_page.c: pages, lists, protection. */
 int shadow_make_room(struct shadow_mmu *mmu);
 uint32_t shadow_page_find(const struct shadow_mmu *mmu, uint64_t gfn,
@@ -253,6 +271,8 @@ union shadow_role shadow_role_of(const struct mmu_mode *mode);
  * @writable. */
 uint64_t shadow_leaf(const struct mmu_translation *guest, union shadow_role role,
                      unsigned level, uint64_t hpa, bool writable);
+/* What a TLB may keep of a shadow leaf. */
+void shadow_leaf_translation(uint64_t leaf, unsigned level, struct mmu_translation *to);
 /* The CR0.WP = 0 variant: the kernel may write, the user may not touch. */
 uint64_t shadow_leaf_flip(uint64_t leaf, union shadow_role role);
 /* The most that the guest's table permits now at an entry of a tracked level-1 page; 0:
@@ -280,8 +300,37 @@ void shadow_sync_frame(struct shadow_mmu *mmu, uint64_t gfn);
 void shadow_table_written(struct shadow_mmu *mmu, uint64_t gpa, unsigned size,
                           uint32_t skip_formats, bool flood);
 
+/* shadow_walk.c: the processor. */
+/* Where a walk goes on nested: what the rest says, and *to after MMU_OK. MMU_NESTED_FAULT:
+ * the nested tables lack something. NULL for @start: from CR3 on. */
+enum mmu_outcome shadow_walk_nested(const struct shadow_vcpu *vcpu,
+                                    const struct walk_start *start, uint64_t gva,
+                                    uint32_t access, struct mmu_walk *walk,
+                                    struct mmu_translation *to);
+
+/* GVA to GPA by @walk and on by the nested tables' @page: *to, and the HPA. */
+uint64_t shadow_combine(const struct mmu_walk *walk, const struct mmu_translation *page,
+                        struct mmu_translation *to);
+
+/* shadow_agile.c: which tables are nested. */
+/* Whether guests in such a role get nested parts. */
+bool agile_role(const struct shadow_mmu *mmu, union shadow_role role);
+bool agile_nested(const struct shadow_mmu *mmu, uint64_t gfn);
+/* Whether the table may be walked nested below a path; pinned pages: no. */
+bool agile_may_nest(const struct shadow_mmu *mmu, uint64_t gfn);
+/* From now on nested: its shadow pages go. Not for a frame with pinned pages. */
+void agile_nest(struct shadow_mmu *mmu, uint64_t gfn);
+/* ... not nested: what switches to it goes. */
+void agile_unnest(struct shadow_mmu *mmu, uint64_t gfn);
+/* The guest wrote to a shadowed table: enough to make it nested? */
+void agile_written(struct shadow_mmu *mmu, uint64_t gfn);
+/* Forget which tables are nested, and the nested tables: all pages are dropped. */
+void agile_reset(struct shadow_mmu *mmu);
+
 /* shadow_vcpu.c: roots. */
 int shadow_root_load(struct shadow_vcpu *vcpu, bool flush);
+/* A table became nested, or is not any more: where it is a root, the root changes. -ENOMEM. */
+int shadow_roots_follow(struct shadow_mmu *mmu);
 void shadow_roots_drop(struct shadow_vcpu *vcpu, bool current_too);
 
 #endif

@@ -46,7 +46,8 @@ static uint32_t list_remove(struct shadow_mmu *mmu, entry_ref ref)
 void entry_set_leaf(struct shadow_mmu *mmu, entry_ref ref, uint64_t entry, uint64_t gfn)
 {
     struct shadow_page *page = &mmu->page[ref_page(ref)];
-    uint32_t node = frames_get(&mmu->frames, gfn, page->role.level);
+    unsigned level = (entry & SHADOW_SWITCH) ? 1 : page->role.level;
+    uint32_t node = frames_get(&mmu->frames, gfn, level);
 
     list_add(mmu, ref, REF_OWNER | node);
     page->present++;
@@ -227,7 +228,7 @@ static bool evict_one(struct shadow_mmu *mmu)
 
 int shadow_make_room(struct shadow_mmu *mmu)
 {
-    while (mmu->pool.pages - mmu->pool.in_use < SHADOW_ROOM) {
+    while (mmu->pool.pages - mmu->pool.in_use < mmu->policy->room) {
         if (!evict_one(mmu)) {
             return -ENOMEM;
         }
@@ -293,8 +294,10 @@ uint32_t shadow_page_make(struct shadow_mmu *mmu, uint64_t gfn, union shadow_rol
     mmu->live++;
     count(mmu, SHADOW_PAGE_NEW);
     if (page_tracked(page)) {
-        uint32_t node = frames_get(&mmu->frames, gfn, 1);
+        uint32_t node;
 
+        agile_unnest(mmu, gfn); /* one or the other */
+        node = frames_get(&mmu->frames, gfn, 1);
         if (mmu->frames.node[node].pages == POOL_NONE) {
             frame_shadow(mmu, gfn);
         } else {

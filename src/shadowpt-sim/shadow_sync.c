@@ -186,6 +186,9 @@ void shadow_table_written(struct shadow_mmu *mmu, uint64_t gpa, unsigned size,
             written_entry(mmu, at, i);
         }
     }
+    if (flood && mmu->policy->written != NULL) {
+        mmu->policy->written(mmu, gpa >> MMU_PAGE_SHIFT);
+    }
 }
 
 void shadow_memory_changed(struct shadow_mmu *mmu, uint64_t gpa, uint64_t size)
@@ -334,6 +337,7 @@ const struct shadow_policy_ops shadow_policy_ops[SHADOW_POLICIES] = {
         .may_write = never_write,
         .flush_root = nothing_to_flush,
         .invlpg = nothing_to_invalidate,
+        .room = SHADOW_ROOM,
     },
     [SHADOW_UNSYNC] = {
         .name = "unsync",
@@ -341,6 +345,7 @@ const struct shadow_policy_ops shadow_policy_ops[SHADOW_POLICIES] = {
         .may_write = unsync_may_write,
         .flush_root = shadow_sync_below,
         .invlpg = unsync_invlpg,
+        .room = SHADOW_ROOM,
     },
     [SHADOW_VTLB] = {
         .name = "vtlb",
@@ -348,5 +353,15 @@ const struct shadow_policy_ops shadow_policy_ops[SHADOW_POLICIES] = {
         .may_write = never_write,
         .flush_root = vtlb_flush_root,
         .invlpg = vtlb_invlpg,
+        .room = SHADOW_ROOM,
+    },
+    [SHADOW_AGILE] = {
+        .name = "agile",
+        .tracked = true,
+        .may_write = never_write,
+        .written = agile_written,
+        .flush_root = nothing_to_flush,
+        .invlpg = nothing_to_invalidate,
+        .room = SHADOW_ROOM_AGILE,
     },
 };

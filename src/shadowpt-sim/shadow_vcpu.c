@@ -41,6 +41,8 @@ static void root_describe(const struct shadow_vcpu *vcpu, struct shadow_root *ro
     root->role.level = mode->format == MMU_FORMAT_LONG ? mode->levels : 3;
     root->role.root32 = mode->format != MMU_FORMAT_LONG;
     root->role.vtlb = !vcpu->mmu->policy->tracked;
+    root->role.nested = agile_role(vcpu->mmu, vcpu->role) &&
+                        agile_nested(vcpu->mmu, mode->cr3 >> MMU_PAGE_SHIFT);
     switch (mode->format) {
     case MMU_FORMAT_LONG:
         root->cr3 = mode->cr3 & PTE_ADDRESS_MASK;
@@ -84,7 +86,7 @@ static unsigned root_place(const struct shadow_vcpu *vcpu)
 static void root_make(struct shadow_vcpu *vcpu, unsigned place, struct shadow_root *root)
 {
     struct shadow_mmu *mmu = vcpu->mmu;
-    bool private = root->role.vtlb || root->role.root32;
+    bool private = root->role.vtlb || root->role.root32 || root->role.nested;
     uint32_t index = POOL_NONE;
 
     root_drop(vcpu, place);
@@ -127,7 +129,39 @@ int shadow_root_load(struct shadow_vcpu *vcpu, bool flush)
     vcpu->current = place;
     vcpu->root_table = pool_page(&mmu->pool, vcpu->root[place].page);
     vcpu->root_level = vcpu->root[place].role.level;
+    vcpu->nested = vcpu->root[place].role.nested;
     return 0;
+}
+
+static bool root_follows(const struct shadow_mmu *mmu, const struct shadow_root *root)
+{
+    bool nested =
+        agile_role(mmu, root->role) && agile_nested(mmu, root->cr3 >> MMU_PAGE_SHIFT);
+
+    return !root->valid || root->role.nested == nested;
+}
+
+int shadow_roots_follow(struct shadow_mmu *mmu)
+{
+    int err = 0;
+
+    for (unsigned v = 0; v < mmu->vcpus && err == 0; v++) {
+        struct shadow_vcpu *vcpu = mmu->vcpu[v];
+
+        for (unsigned i = 0; i < SHADOW_ROOTS; i++) {
+            if (i != vcpu->current && !root_follows(mmu, &vcpu->root[i])) {
+                root_drop(vcpu, i);
+            }
+        }
+        if (!root_follows(mmu, &vcpu->root[vcpu->current])) {
+            err = shadow_make_room(mmu); /* then the load cannot fail */
+            if (err == 0) {
+                root_drop(vcpu, vcpu->current);
+                err = shadow_root_load(vcpu, false);
+            }
+        }
+    }
+    return err;
 }
 
 /* ---- Registers
@@ -337,8 +371,7 @@ int shadow_vcpu_create(struct shadow_mmu *mmu, const struct mmu_cpu *cpu,
     if (mmu->vcpus != 0 && !cpu_equal(&mmu->cpu, cpu)) {
         return -EINVAL;
     }
-    /* Pinned roots must leave room enough to work in. */
-    if ((uint64_t)(mmu->vcpus + 1) * SHADOW_ROOTS + 3 * SHADOW_ROOM > mmu->pool.pages) {
+    if (!shadow_pool_suffices(mmu, mmu->policy, mmu->vcpus + 1)) {
         return -ENOSPC;
     }
     vcpu = calloc(1, sizeof(*vcpu));

@@ -120,3 +120,15 @@ bool mmu_slots_own_hpa(const struct mmu_slots *slots, uint64_t hpa, uint64_t siz
     }
     return false;
 }
+
+uint64_t mmu_slots_gpa(const struct mmu_slots *slots, uint64_t hpa)
+{
+    for (unsigned i = 0; i < slots->count; i++) {
+        const struct mmu_slot *slot = &slots->slot[i];
+
+        if (hpa - slot->hpa < slot->size) {
+            return slot->gpa + (hpa - slot->hpa);
+        }
+    }
+    return UINT64_MAX;
+}

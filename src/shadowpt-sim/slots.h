@@ -44,4 +44,7 @@ unsigned mmu_slot_level(const struct mmu_slot *slot, uint64_t gpa, unsigned max)
 /* Whether an HPA range lies wholly inside one slot's backing. */
 bool mmu_slots_own_hpa(const struct mmu_slots *slots, uint64_t hpa, uint64_t size);
 
+/* The GPA that a slot maps to @hpa; UINT64_MAX: none does. */
+uint64_t mmu_slots_gpa(const struct mmu_slots *slots, uint64_t hpa);
+
 #endif

@@ -148,7 +148,8 @@ void shadow_census(const struct shadow_mmu *mmu, struct shadow_census *census)
         census->pages[page->role.level]++;
         census->bytes += MMU_PAGE_SIZE;
         for (unsigned slot = 0; slot < 512; slot++) {
-            if ((entries[slot] & PTE_P) && entry_leaf(page, entries[slot])) {
+            if ((entries[slot] & PTE_P) && !(entries[slot] & SHADOW_SWITCH) &&
+                entry_leaf(page, entries[slot])) {
                 census->leaves[page->role.level]++;
                 census->splintered += page->role.direct || page->splinter;
                 census->writable += (entries[slot] & PTE_W) != 0;

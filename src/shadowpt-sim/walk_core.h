@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The walk itself, compiled twice: over memory directly, and through nested tables. */
+/* The walk itself, compiled three times: over memory directly, through nested tables, and
+ * for what agile paging leaves to nested tables. */
 #ifndef SHADOWPT_SIM_WALK_CORE_H
 #define SHADOWPT_SIM_WALK_CORE_H
 
@@ -15,6 +16,14 @@ struct walk_source {
     enum mmu_outcome (*locate)(void *context, const struct mmu_walk *walk, unsigned level,
                                bool write);
     void *context;
+    const struct walk_start *start; /* NULL: at CR3 */
+};
+
+/* The rest of a walk in the 64-bit format: the table it goes on with. */
+struct walk_start {
+    uint64_t table; /* GPA */
+    unsigned level;
+    uint32_t perms; /* what the entries above permit */
 };
 
 #define WALK_INLINE static inline __attribute__((always_inline))
@@ -53,9 +62,16 @@ WALK_INLINE enum mmu_outcome walk_load(const struct walk_source *source, unsigne
 }
 
 /* Where the walk begins: level and table, or a fault for an absent PDPTE. */
-WALK_INLINE enum mmu_outcome walk_begin(const struct mmu_mode *mode, uint32_t access,
+WALK_INLINE enum mmu_outcome walk_begin(const struct mmu_mode *mode,
+                                        const struct walk_source *source, uint32_t access,
                                         struct mmu_walk *walk, uint64_t *table)
 {
+    if (source->start != NULL) {
+        walk->top = (uint8_t)source->start->level;
+        walk->level = walk->top;
+        *table = source->start->table;
+        return MMU_OK;
+    }
     if (mode->format == MMU_FORMAT_LONG) {
         walk->top = mode->levels;
         walk->level = mode->levels;
@@ -87,7 +103,7 @@ WALK_INLINE enum mmu_outcome walk_down(const struct mmu_mode *mode,
 {
     bool legacy = mode->format == MMU_FORMAT_LEGACY;
     unsigned size = legacy ? 4 : 8, bits = legacy ? 10 : 9;
-    uint32_t perms = MMU_PERM_ALL;
+    uint32_t perms = source->start != NULL ? source->start->perms : MMU_PERM_ALL;
 
     for (unsigned level = walk->level;; level--) {
         unsigned shift = MMU_PAGE_SHIFT + bits * (level - 1);
@@ -202,7 +218,7 @@ WALK_INLINE enum mmu_outcome walk_run(const struct mmu_mode *mode,
     int marked;
 
     do {
-        outcome = walk_begin(mode, access, walk, &table);
+        outcome = walk_begin(mode, source, access, walk, &table);
         if (outcome != MMU_OK) {
             return outcome;
         }

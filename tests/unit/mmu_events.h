@@ -17,6 +17,8 @@ enum event_kind {
     EVENT_EVICT,
     EVENT_SLOT, /* a memslot goes, comes, or comes back elsewhere */
     EVENT_ZAP,
+    EVENT_TICK,   /* an interval ends */
+    EVENT_SWITCH, /* a table is made nested, or shadowed, by decree */
 };
 
 struct event {
@@ -32,8 +34,12 @@ static inline struct event event_make(uint64_t *rng)
     struct event event = { EVENT_ACCESS, rng_below(rng, EVENT_VCPUS), rng_next(rng),
                            rng_next(rng), (uint32_t)rng_next(rng) };
 
-    if (dice < 700) {
+    if (dice < 690) {
         event.kind = EVENT_ACCESS;
+    } else if (dice < 694) {
+        event.kind = EVENT_TICK;
+    } else if (dice < 700) {
+        event.kind = EVENT_SWITCH;
     } else if (dice < 850) {
         event.kind = EVENT_STORE;
     } else if (dice < 860) {
@@ -134,7 +140,9 @@ static inline bool check_silent(struct run *run, struct processor *processor, un
         slot = mmu_slots_find(&run->world.slots, want->gpa);
     }
     if (slot != NULL && got->hpa == mmu_slot_hpa(slot, want->gpa)) {
-        for (unsigned i = 0; i < want->count && !keeps_past(run); i++) {
+        bool agile = run->config.policy == SHADOW_AGILE; /* the processor sets them */
+
+        for (unsigned i = 0; i < want->count && !keeps_past(run) && !agile; i++) {
             if (want->becomes[i] != want->was[i] && !in_rom(want->where[i])) {
                 return BAD(run, "no exit, but A or D is to be set at %#" PRIx64,
                            want->where[i]);
@@ -172,6 +180,37 @@ static inline bool check_marks(struct run *run, const struct processor *processo
         world_model(&run->world, want->where[i], size, then);
     }
     return true;
+}
+
+/* After an exit that ended well the tables serve the access. */
+static inline bool check_served(struct run *run, const struct processor *processor,
+                                uint64_t gva, uint32_t access,
+                                const struct shadow_result *got)
+{
+    struct mmu_translation to;
+
+    if (got->event == SHADOW_EVENTS || got->outcome != SHADOW_OK) {
+        return true;
+    }
+    if (shadow_vcpu_mode(processor->vcpu)->format != MMU_FORMAT_LONG) {
+        gva = (uint32_t)gva;
+    }
+    if (!shadow_translate(processor->vcpu, gva, access, &to)) {
+        return BAD(run, "the tables do not serve the access to HPA %#" PRIx64 ", exit %u",
+                   got->hpa, got->event);
+    }
+    if (to.page != got->to.page || to.shift != got->to.shift ||
+        to.perms != got->to.perms || to.pkey != got->to.pkey ||
+        to.cache != got->to.cache || to.global != got->to.global ||
+        to.dirty != got->to.dirty) {
+        return BAD(run,
+                   "page %#" PRIx64 " shift %u perms %u dirty %u, promised %#" PRIx64
+                   " %u %u %u (exit %u)",
+                   to.page, to.shift, to.perms, to.dirty, got->to.page, got->to.shift,
+                   got->to.perms, got->to.dirty, got->event);
+    }
+    return got->hpa == (to.page | (gva & (((uint64_t)1 << to.shift) - 1))) ||
+           BAD(run, "HPA %#" PRIx64 " is not in its page", got->hpa);
 }
 
 /* ---- Events ---------------------------------------------------------------------------------------- */
@@ -239,14 +278,17 @@ static inline bool event_access(struct run *run, struct processor *processor,
     struct oracle_access how = world_oracle_access(access);
     struct oracle_result want = oracle_walk(&cpu, &how, gva);
     struct shadow_result got;
-    bool exited, good;
+    bool exited, marked, good;
 
     run_access(run, processor, gva, access, &got);
     run->last = got;
-    exited = got.event != SHADOW_EVENTS;
+    /* The processor may deliver a fault, and set flags, by itself where it walks nested. */
+    exited = got.event != SHADOW_EVENTS || got.outcome == SHADOW_FAULT;
+    marked = exited || (run->config.policy == SHADOW_AGILE && run->walked);
     good = exited ? check_exit(run, processor, access, &want, &got)
                   : check_silent(run, processor, g, gva, access, &want, &got);
-    if (!good || !check_marks(run, processor, &want, exited)) {
+    if (!good || !check_marks(run, processor, &want, marked) ||
+        !check_served(run, processor, gva, access, &got)) {
         return false;
     }
     if (run->config.stores && (access & MMU_WRITE) &&
@@ -469,8 +511,16 @@ static inline bool event_mode(struct run *run, struct processor *processor,
     bool again = rng_percent(&rng, 40); /* the same registers once more: only a flush */
     struct mmu_mode mode = again ? *shadow_vcpu_mode(processor->vcpu)
                                  : world_mode(&run->world, &cpu, format, &rng);
-    struct oracle_cpu oracle = world_oracle(&run->world, &mode);
-    int err = shadow_set_mode(processor->vcpu, &mode);
+    struct oracle_cpu oracle;
+    int err;
+
+    if (run->config.modern && event->b % 4 != 0) {
+        mode.cr0 |= CR0_WP;
+        mode.efer |= EFER_NXE;
+        mmu_mode_update(&mode);
+    }
+    oracle = world_oracle(&run->world, &mode);
+    err = shadow_set_mode(processor->vcpu, &mode);
 
     if (mode.format == MMU_FORMAT_PAE && !oracle_load_pdptes(&oracle)) {
         return err == -EINVAL || BAD(run, "PDPTEs with reserved bits were accepted");
@@ -558,6 +608,13 @@ static inline bool run_event(struct run *run, const struct event *event)
         if (!run->config.keep_pages) {
             shadow_zap_all(run->mmu);
         }
+        break;
+    case EVENT_TICK:
+        shadow_tick(run->mmu);
+        break;
+    case EVENT_SWITCH:
+        shadow_switch_table(run->mmu, run->world.table[event->a % WORLD_TABLES],
+                            event->b % 4 != 0);
         break;
     }
     if (good && run->config.audit && shadow_audit(run->mmu, &error) != 0) {

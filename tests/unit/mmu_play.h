@@ -11,11 +11,13 @@ static inline bool run_begin(struct run *run)
 {
     uint64_t rng = run->config.seed;
     struct mmu_cpu cpu = world_cpu(&rng);
+    uint32_t pool_least = run->config.policy == SHADOW_AGILE ? 128 : 64;
     struct shadow_config config = { .memory = &run->world.ram.memory,
                                     .slots = &run->world.slots,
                                     .policy = run->config.policy,
                                     .hooks = { run, tlb_flush },
-                                    .pool_pages = rng_percent(&rng, 50) ? 64 : 1024,
+                                    .pool_pages =
+                                        rng_percent(&rng, 50) ? pool_least : 1024,
                                     .pool_hpa = 0x9000000000,
                                     .flood_limit = rng_percent(&rng, 50) ? 255 : 3,
                                     .max_level = (uint8_t)(1 + rng_below(&rng, 3)) };
@@ -78,9 +80,9 @@ static inline void events_make(struct event *events, size_t count, uint64_t seed
 
 static inline void event_print(size_t at, const struct event *event)
 {
-    static const char *const names[] = { "access", "store",   "emulate", "cr3",
-                                         "invlpg", "invpcid", "mode",    "pkru",
-                                         "evict",  "slot",    "zap" };
+    static const char *const names[] = { "access",  "store", "emulate", "cr3",   "invlpg",
+                                         "invpcid", "mode",  "pkru",    "evict", "slot",
+                                         "zap",     "tick",  "switch" };
 
     fprintf(stderr, "  %3zu: vcpu %u %s a=%#" PRIx64 " b=%#" PRIx64 " c=%#x\n", at,
             event->vcpu, names[event->kind], event->a, event->b, event->c);

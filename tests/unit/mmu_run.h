@@ -19,6 +19,7 @@ struct events_config {
     bool audit;      /* every invariant after every step */
     bool stores;     /* permitted writes to tables through the guest's mappings happen */
     bool keep_pages; /* ignore EVENT_EVICT and EVENT_ZAP */
+    bool modern;     /* mostly with CR0.WP and EFER.NXE, as agile paging wants it */
     uint64_t seed;
 };
 
@@ -71,6 +72,7 @@ struct run {
     enum world_format format; /* mostly */
     bool slot_moved[ARRAY_SIZE(world_slots)];
     uint64_t step;
+    bool walked;               /* the last access was not served by the TLB */
     struct shadow_result last; /* of the last access */
     struct shadow_stats total; /* over all runs played with this struct */
     char why[512];
@@ -125,7 +127,8 @@ static inline void past_now(struct run *run, struct processor *processor,
 
 static inline bool keeps_past(const struct run *run)
 {
-    return run->config.tlb || run->config.policy != SHADOW_WP;
+    return run->config.tlb ||
+           (run->config.policy != SHADOW_WP && run->config.policy != SHADOW_AGILE);
 }
 
 /* Tables changed: what every address space now translates to joins its past. */
@@ -288,11 +291,13 @@ static inline enum shadow_outcome run_access(struct run *run, struct processor *
     struct cached *cached;
     enum shadow_outcome outcome;
 
+    run->walked = true;
     if (!run->config.tlb) {
         return shadow_access(processor->vcpu, gva, access, result);
     }
     cached = tlb_find(processor, linear);
     if (cached != NULL && mmu_translation_allows(hardware, &cached->to, access)) {
+        run->walked = false;
         *result = (struct shadow_result){ .outcome = SHADOW_OK, .event = SHADOW_EVENTS };
         result->to = cached->to;
         result->hpa =

@@ -35,6 +35,7 @@ static void test_audited(void **state)
             check((struct events_config){ .policy = (enum shadow_policy)policy,
                                           .tlb = tlb,
                                           .stores = true,
+                                          .modern = policy == SHADOW_AGILE,
                                           .audit = true },
                   60000);
         }
@@ -56,11 +57,19 @@ static void test_vtlb(void **state)
     check((struct events_config){ .policy = SHADOW_VTLB, .stores = true }, 2000000);
 }
 
+static void test_agile(void **state)
+{
+    check(
+        (struct events_config){ .policy = SHADOW_AGILE, .stores = true, .modern = true },
+        3000000);
+}
+
 static void test_with_tlb(void **state)
 {
     for (unsigned policy = 0; policy < SHADOW_POLICIES; policy++) {
         check((struct events_config){ .policy = (enum shadow_policy)policy,
                                       .tlb = true,
+                                      .modern = policy == SHADOW_AGILE,
                                       .stores = true },
               500000);
     }
@@ -68,7 +77,7 @@ static void test_with_tlb(void **state)
 
 /* ---- Policies side by side -------------------------------------------------------------------- */
 
-#define SIDES 4 /* the three policies, and wp again without evictions */
+#define SIDES (SHADOW_POLICIES + 1) /* the policies, and wp again without evictions */
 
 /* Fault or not, where to: what the guest can tell. */
 static uint64_t visible(const struct shadow_result *result)
@@ -163,6 +172,7 @@ static uint64_t play_sides(struct run *sides, uint64_t seed)
         sides[i].config = (struct events_config){
             .policy = (enum shadow_policy)(i % SHADOW_POLICIES),
             .keep_pages = i == SHADOW_POLICIES,
+            .modern = seed & 1,
             .seed = seed,
         };
         assert_true(run_begin(&sides[i]));
@@ -214,9 +224,10 @@ static void test_policies_agree(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_audited),  cmocka_unit_test(test_wp),
-        cmocka_unit_test(test_unsync),   cmocka_unit_test(test_vtlb),
-        cmocka_unit_test(test_with_tlb), cmocka_unit_test(test_policies_agree),
+        cmocka_unit_test(test_audited),        cmocka_unit_test(test_wp),
+        cmocka_unit_test(test_unsync),         cmocka_unit_test(test_vtlb),
+        cmocka_unit_test(test_agile),          cmocka_unit_test(test_with_tlb),
+        cmocka_unit_test(test_policies_agree),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,7 +72,8 @@ static void bench_begin(enum shadow_policy policy, unsigned flood)
                                     .hooks = { &bench, flushed },
                                     .pool_pages = 256,
                                     .pool_hpa = 0x9000000000,
-                                    .flood_limit = (uint8_t)flood };
+                                    .flood_limit = (uint8_t)flood,
+                                    .agile_writes = flood == 255 ? 255 : 2 };
 
     memset(&bench, 0, sizeof(bench));
     assert_int_equal(world_init(&bench.world), 0);
@@ -437,7 +438,8 @@ static void flags_access(const struct mmu_mode *mode, uint32_t access, uint64_t 
     }
 }
 
-static uint64_t flags_run(enum shadow_policy policy, unsigned step)
+/* @nested: this table, and what is below it, is walked nested; ROOT_B: none is. */
+static uint64_t flags_run(enum shadow_policy policy, unsigned step, unsigned nested)
 {
     static const uint32_t kinds[] = { 0, MMU_WRITE, MMU_FETCH };
     static const unsigned tables[] = { 0, LEAVES, DIRECTORY, UPPER };
@@ -449,6 +451,9 @@ static uint64_t flags_run(enum shadow_policy policy, unsigned step)
             struct mmu_mode mode = flags_mode(registers, key);
 
             assert_int_equal(shadow_set_mode(bench.vcpu[0], &mode), 0);
+            if (nested != ROOT_B && (mode.cr0 & CR0_WP) && mode.nx) {
+                assert_true(shadow_switch_table(bench.mmu, at(nested), true));
+            }
             for (unsigned flags = checked % step; flags < 3 * 8 * 128; flags += step) {
                 unsigned level = flags / 1024 + 1, upper = flags / 128 % 8;
                 uint64_t leaf = flags_leaf(flags % 128, level);
@@ -482,10 +487,25 @@ static void test_all_flags(void **state)
     unsigned step = world_steps(1000) >= 1000 ? 1 : 37; /* sanitizers take a sample */
 
     for (unsigned policy = 0; policy < SHADOW_POLICIES; policy++) {
-        uint64_t checked = flags_run((enum shadow_policy)policy, step);
+        uint64_t checked = flags_run((enum shadow_policy)policy, step, ROOT_B);
 
         print_message("%s: %" PRIu64 " combinations, twice each\n",
                       shadow_policy_name((enum shadow_policy)policy), checked);
+        assert_true(step > 1 || checked == 16 * 5 * 3 * 8 * 128 * 24);
+    }
+}
+
+/* The same with the walk going on nested from the root on, and from each table below. */
+static void test_all_flags_nested(void **state)
+{
+    static const unsigned tables[] = { ROOT_A, UPPER, DIRECTORY, LEAVES };
+    unsigned step = world_steps(1000) >= 1000 ? 1 : 37;
+
+    for (size_t i = 0; i < ARRAY_SIZE(tables); i++) {
+        uint64_t checked = flags_run(SHADOW_AGILE, step, tables[i]);
+
+        print_message("agile, nested from level %zu: %" PRIu64 " combinations\n", 4 - i,
+                      checked);
         assert_true(step > 1 || checked == 16 * 5 * 3 * 8 * 128 * 24);
     }
 }
@@ -503,6 +523,7 @@ int main(void)
         cmocka_unit_test(test_write_protect_off),
         cmocka_unit_test(test_eviction_keeps_roots),
         cmocka_unit_test(test_all_flags),
+        cmocka_unit_test(test_all_flags_nested),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

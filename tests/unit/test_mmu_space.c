@@ -220,7 +220,7 @@ static void test_cost(void **state)
             assert_int_equal(census.pages[1], 2);
             /* Tables may not be written, but one of leaves under unsync. */
             assert_int_equal(census.writable,
-                             1 + 3 + 512 - (policy == SHADOW_WP ? 4 : 3));
+                             1 + 3 + 512 - (policy == SHADOW_UNSYNC ? 3 : 4));
         }
         shadow_vcpu_destroy(vcpu);
         shadow_destroy(mmu);
