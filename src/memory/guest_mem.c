@@ -1,24 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Guest-physical memory: lazily populated regions, bounded access, dirty bits. */
+/* Guest-physical memory: the regions together, bounded access, holes, dirty bits. */
 #include "memory/guest_mem.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/error.h"
-
-#ifndef MFD_HUGE_SHIFT
-#define MFD_HUGE_SHIFT 26
-#endif
-#ifndef MADV_DONTNEED_LOCKED
-#define MADV_DONTNEED_LOCKED 24 /* Linux 5.18 */
-#endif
+#include "memory/guest_region.h"
 
 enum { GUEST_MEM_MAX_REGIONS = 16, PAGE_SHIFT = 12 };
 
@@ -50,190 +40,21 @@ int guest_mem_create(const struct guest_mem_options *options, struct guest_mem *
     return 0;
 }
 
-static void region_release(struct guest_region *region)
-{
-    if (region->host != NULL) {
-        munmap(region->host, region->size);
-    }
-    if (region->fd >= 0) {
-        close(region->fd);
-    }
-    free(region->dirty);
-}
-
 void guest_mem_destroy(struct guest_mem *mem)
 {
     if (mem == NULL) {
         return;
     }
     for (size_t i = 0; i < mem->count; i++) {
-        region_release(&mem->regions[i]);
+        guest_region_release(&mem->regions[i]);
     }
     free(mem);
-}
-
-static uint64_t backing_page_size(enum guest_mem_backing backing)
-{
-    switch (backing) {
-    case GUEST_MEM_2M:
-        return 2 * MIB;
-    case GUEST_MEM_1G:
-        return GIB;
-    default:
-        return 4 * KIB;
-    }
-}
-
-/*
- * Reserve address space for @region so that HVA and GPA agree modulo the largest page
- * that fits: only then can a nested page table map the slot with 2 MiB or 1 GiB leaves.
- */
-static uint8_t *region_reserve(const struct guest_region *region)
-{
-    uint64_t alignment = region->size >= GIB       ? GIB
-                         : region->size >= 2 * MIB ? 2 * MIB
-                                                   : 0;
-    uint64_t length = region->size + alignment;
-    uint64_t skip = 0;
-    uint8_t *start;
-
-    start =
-        mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (start == MAP_FAILED) {
-        return NULL;
-    }
-    if (alignment != 0) {
-        skip = (region->base - (uintptr_t)start) & (alignment - 1);
-        if (skip != 0) {
-            munmap(start, skip);
-        }
-        if (skip != alignment) {
-            munmap(start + skip + region->size, alignment - skip);
-        }
-    }
-    return start + skip;
-}
-
-/* KSM and THP want private anonymous memory (a host gives huge pages to a memfd only when
- * shmem_enabled says so, and by default it does not); everything else is a memfd. */
-static bool region_is_private(const struct guest_mem_options *options)
-{
-    return !options->shared &&
-           (options->mergeable || options->backing == GUEST_MEM_AUTO ||
-            options->backing == GUEST_MEM_THP);
-}
-
-static int region_memfd(const struct guest_mem *mem, struct guest_region *region,
-                        struct umbra_error *error)
-{
-    static const unsigned flags[] = {
-        [GUEST_MEM_1G] = MFD_HUGETLB | (30u << MFD_HUGE_SHIFT),
-        [GUEST_MEM_2M] = MFD_HUGETLB | (21u << MFD_HUGE_SHIFT),
-    };
-
-    region->fd = memfd_create("umbra-guest", MFD_CLOEXEC | MFD_ALLOW_SEALING |
-                                                 flags[mem->options.backing]);
-    if (region->fd < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot create a memfd for guest memory");
-    }
-    if (ftruncate(region->fd, (off_t)region->size) < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot size the memfd of guest memory to %" PRIu64 " bytes",
-                           region->size);
-    }
-    /* Who shares it could take it away under us otherwise. */
-    if (fcntl(region->fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot seal the size of the memfd of guest memory");
-    }
-    return 0;
-}
-
-static int region_map(const struct guest_mem *mem, struct guest_region *region,
-                      struct umbra_error *error)
-{
-    bool private = region_is_private(&mem->options);
-    int flags = MAP_FIXED;
-    void *host;
-    int ret;
-
-    if (!private) {
-        ret = region_memfd(mem, region, error);
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    region->host = region_reserve(region);
-    if (region->host == NULL) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot reserve %" PRIu64
-                           " MiB of address space for the guest",
-                           region->size / MIB);
-    }
-    flags |= private ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-    /* Huge pages are reserved now: a lack of them is an error here, not a SIGBUS later. */
-    if (mem->options.backing < GUEST_MEM_2M) {
-        flags |= MAP_NORESERVE;
-    }
-    host = mmap(region->host, region->size, PROT_READ | PROT_WRITE, flags, region->fd, 0);
-    if (host == MAP_FAILED) {
-        ret = errno;
-        return error_errno(error, UMBRA_ERROR_INTERNAL, ret,
-                           mem->options.backing >= GUEST_MEM_2M
-                               ? "cannot map %" PRIu64
-                                 " MiB of guest memory from huge pages (reserve some in "
-                                 "/sys/kernel/mm/hugepages, or choose \"thp\")"
-                               : "cannot map %" PRIu64 " MiB of guest memory",
-                           region->size / MIB);
-    }
-    return 0;
-}
-
-static int region_advise(const struct guest_mem *mem, const struct guest_region *region,
-                         struct umbra_error *error)
-{
-    if (mem->options.backing == GUEST_MEM_THP &&
-        madvise(region->host, region->size, MADV_HUGEPAGE) < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot ask for transparent huge pages (is "
-                           "/sys/kernel/mm/transparent_hugepage/enabled \"never\"?)");
-    }
-    if (mem->options.backing == GUEST_MEM_AUTO && !mem->options.mergeable) {
-        madvise(region->host, region->size, MADV_HUGEPAGE); /* a wish: THP may be off */
-    }
-    if (mem->options.mergeable &&
-        madvise(region->host, region->size, MADV_MERGEABLE) < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot offer guest memory to KSM (is CONFIG_KSM on?)");
-    }
-    /* After the advice above, so that huge pages are what is populated. */
-    if (mem->options.prefault &&
-        madvise(region->host, region->size, MADV_POPULATE_WRITE) < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot take %" PRIu64
-                           " MiB of guest memory from the host now",
-                           region->size / MIB);
-    }
-    if (mem->options.locked && mlock(region->host, region->size) < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno,
-                           "cannot lock %" PRIu64
-                           " MiB of guest memory (raise the limit with ulimit -l, or run "
-                           "with CAP_IPC_LOCK)",
-                           region->size / MIB);
-    }
-    madvise(region->host, region->size, MADV_DONTDUMP);
-    /* A process forked off has no VM; nor is its fork to make the guest's pages shared. */
-    madvise(region->host, region->size, MADV_DONTFORK);
-    madvise(region->host, region->size,
-            MADV_DONTFORK); /* no copy-on-write for children */
-    return 0;
 }
 
 static int region_check(const struct guest_mem *mem, gpa base, uint64_t size,
                         struct umbra_error *error)
 {
-    uint64_t page = backing_page_size(mem->options.backing);
+    uint64_t page = guest_mem_backing_page(mem->options.backing);
 
     if (mem->count == GUEST_MEM_MAX_REGIONS) {
         return error_set(error, UMBRA_ERROR_INTERNAL, ENOSPC, "too many memory regions");
@@ -274,12 +95,12 @@ int guest_mem_add(struct guest_mem *mem, gpa base, uint64_t size,
         return ret;
     }
     region.slot = (unsigned)mem->count;
-    ret = region_map(mem, &region, error);
+    ret = guest_region_map(&mem->options, &region, error);
     if (ret == 0) {
-        ret = region_advise(mem, &region, error);
+        ret = guest_region_advise(&mem->options, &region, error);
     }
     if (ret < 0) {
-        region_release(&region);
+        guest_region_release(&region);
         return ret;
     }
     while (at > 0 && mem->regions[at - 1].base > base) {
@@ -456,26 +277,6 @@ int guest_mem_fill(struct guest_mem *mem, gpa addr, uint8_t byte, uint64_t lengt
     return ret;
 }
 
-/* Have @region's pages in [offset, offset + length) go: zeroes, and holes, from now on. */
-static int region_drop(const struct guest_mem *mem, const struct guest_region *region,
-                       uint64_t offset, uint64_t length)
-{
-    int ret;
-
-    if (region->fd >= 0) {
-        /* The file holds the pages, so dropping the mapping would free nothing; and unlike
-         * MADV_REMOVE this also does for locked memory. */
-        do {
-            ret = fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                            (off_t)(region->fd_offset + offset), (off_t)length);
-        } while (ret < 0 && errno == EINTR);
-    } else {
-        ret = madvise(region->host + offset, length,
-                      mem->options.locked ? MADV_DONTNEED_LOCKED : MADV_DONTNEED);
-    }
-    return ret < 0 ? -errno : 0;
-}
-
 int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length)
 {
     while (length > 0) {
@@ -488,7 +289,7 @@ int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length)
         }
         offset = addr - region->base;
         part = region->size - offset < length ? region->size - offset : length;
-        ret = region_drop(mem, region, offset, part);
+        ret = guest_region_drop(&mem->options, region, offset, part);
         if (ret < 0) {
             return ret;
         }
@@ -501,8 +302,9 @@ int guest_mem_discard(struct guest_mem *mem, gpa addr, uint64_t length)
 
 uint64_t guest_mem_page_size(const struct guest_mem *mem)
 {
-    return region_is_private(&mem->options) ? 4 * KIB
-                                            : backing_page_size(mem->options.backing);
+    return guest_mem_is_private(&mem->options)
+               ? 4 * KIB
+               : guest_mem_backing_page(mem->options.backing);
 }
 
 int guest_mem_release(struct guest_mem *mem, gpa addr, uint64_t length,
@@ -522,7 +324,7 @@ int guest_mem_release(struct guest_mem *mem, gpa addr, uint64_t length,
     start = align_up(addr - region->base, page);
     end = align_down(addr - region->base + length, page);
     if (start < end) {
-        ret = region_drop(mem, region, start, end - start);
+        ret = guest_region_drop(&mem->options, region, start, end - start);
     }
     if (ret == 0 && start < end) {
         /* After the change, so that who takes the bit sees what it stands for. */
@@ -534,39 +336,12 @@ int guest_mem_release(struct guest_mem *mem, gpa addr, uint64_t length,
     return ret;
 }
 
-/* Of private memory: mincore() says of a page never touched that it is not there. */
-static uint64_t region_resident_private(const struct guest_region *region)
-{
-    unsigned char there[4096];
-    const uint64_t step = sizeof(there) << PAGE_SHIFT;
-    uint64_t pages = 0;
-
-    for (uint64_t at = 0; at < region->size; at += step) {
-        uint64_t part = region->size - at < step ? region->size - at : step;
-
-        if (mincore(region->host + at, part, there) < 0) {
-            return 0;
-        }
-        for (uint64_t i = 0; i < part >> PAGE_SHIFT; i++) {
-            pages += there[i] & 1;
-        }
-    }
-    return pages << PAGE_SHIFT;
-}
-
 uint64_t guest_mem_resident(const struct guest_mem *mem)
 {
     uint64_t total = 0;
 
     for (size_t i = 0; i < mem->count; i++) {
-        const struct guest_region *region = &mem->regions[i];
-        struct stat st;
-
-        if (region->fd < 0) {
-            total += region_resident_private(region);
-        } else if (fstat(region->fd, &st) == 0) {
-            total += (uint64_t)st.st_blocks * 512;
-        }
+        total += guest_region_resident(&mem->regions[i]);
     }
     return total;
 }
@@ -684,26 +459,4 @@ void guest_mem_dirty_take(const struct guest_region *region, unsigned long *bitm
         /* Acquire pairs with the release in guest_mem_mark_dirty(). */
         bitmap[i] |= atomic_exchange_explicit(&region->dirty[i], 0, memory_order_acquire);
     }
-}
-
-bool guest_region_data(const struct guest_region *region, uint64_t from, uint64_t *start,
-                       uint64_t *end)
-{
-    off_t at;
-
-    *start = from;
-    *end = region->size;
-    if (region->fd < 0 || from >= region->size) {
-        return from < region->size;
-    }
-    at = lseek(region->fd, (off_t)(region->fd_offset + from), SEEK_DATA);
-    if (at < 0) {
-        return false; /* ENXIO: holes to the end */
-    }
-    *start = (uint64_t)at - region->fd_offset;
-    at = lseek(region->fd, at, SEEK_HOLE);
-    if (at >= 0 && (uint64_t)at - region->fd_offset < region->size) {
-        *end = (uint64_t)at - region->fd_offset;
-    }
-    return *start < region->size;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The guest-physical address space as host memory: RAM and ROM regions, lazily populated:
- * private memory in transparent huge pages by default, a memfd where it is shared. Only this layer turns a guest-physical address (GPA) into a host
- * pointer, and only for ranges that lie wholly inside one region.
+ * private memory in transparent huge pages by default, a memfd where it is shared. Only this
+ * layer turns a guest-physical address (GPA) into a host pointer, and only for ranges that
+ * lie wholly inside one region.
  *
  * Threads: the set of regions is fixed once the VM runs, so lookups take no lock.
  * Contents are shared with the guest: read each guest-written word once
@@ -33,12 +34,10 @@ enum guest_mem_backing {
 
 struct guest_mem_options {
     enum guest_mem_backing backing;
-    bool prefault; /* populate at creation */
-    bool
-        mergeable; /* MADV_MERGEABLE: offer the pages to KSM (private anonymous memory) */
-    bool locked;   /* mlock */
-    bool shared; /* must be shareable with another process (vhost-user): memfd, MAP_SHARED
-                  */
+    bool prefault;  /* populate at creation */
+    bool mergeable; /* offer the pages to KSM: private anonymous memory */
+    bool locked;    /* mlock */
+    bool shared;    /* with another process (vhost-user): a memfd, MAP_SHARED */
 };
 
 enum guest_region_kind {
@@ -50,12 +49,11 @@ struct guest_region {
     gpa base;
     uint64_t size;
     enum guest_region_kind kind;
-    uint8_t *host;      /* HVA of base, congruent to it modulo 1 GiB where size allows */
-    int fd;             /* the memfd, -1 for private memory */
-    uint64_t fd_offset; /* of base within fd */
-    unsigned slot;      /* KVM memslot number */
-    atomic_ulong
-        *dirty; /* a bit a page, for writes that umbra itself makes; NULL if off */
+    uint8_t *host;       /* HVA of base, congruent to it modulo 1 GiB where size allows */
+    int fd;              /* the memfd, -1 for private memory */
+    uint64_t fd_offset;  /* of base within fd */
+    unsigned slot;       /* KVM memslot number */
+    atomic_ulong *dirty; /* a bit a page, for umbra's own writes; NULL: off */
 };
 
 struct guest_mem;

@@ -7,45 +7,13 @@
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "shadowpt-sim/space.h"
+#include "shadowpt-sim/replay_internal.h"
 
 #define RAM_HPA  ((uint64_t)1 << 40)
 #define POOL_HPA ((uint64_t)1 << 45) /* beyond all of RAM_SPAN */
 #define RAM_SPAN ((uint64_t)1 << 44)
 
-enum {
-    TRIES = 64,
-    SEARCHES = 4,    /* whole address spaces walked for an alias at one stop */
-    INVLPG_MAX = 33, /* beyond, Linux flushes all (tlb_single_page_flush_ceiling) */
-    ALIAS_ENTRIES = 1 << 22,
-    WORDS = 512,
-};
-
-struct replay_cpu {
-    struct mmu_mode mode;
-    struct shadow_vcpu *vcpu; /* shadow kinds */
-    bool runs;                /* its registers are possible, and 64-bit paging is on */
-    unsigned invlpgs;         /* due at this stop */
-    bool flush;               /* ... all of it is */
-    uint64_t invlpg[INVLPG_MAX];
-};
-
-struct replay {
-    enum sim_kind kind;
-    struct ptlog_meta meta;
-    struct replay_config config;
-    struct sim_ram ram;
-    struct mmu_slots slots;
-    struct nested_table nested;
-    struct shadow_mmu *shadow;
-    struct replay_cpu cpu[PTLOG_CPUS];
-    uint64_t alias;    /* GVA - GPA where the kernel maps memory for itself */
-    unsigned searches; /* for it, at this stop, in vain */
-    bool no_memory;
-    struct replay_counters log;
-    struct sim_counters count;
-    uint64_t guest_tables, host_tables; /* most */
-};
+enum { WORDS = 512 };
 
 /* ---- Life ----------------------------------------------------------------------------------- */
 
@@ -154,168 +122,6 @@ void replay_destroy(struct replay *replay)
     free(replay);
 }
 
-/* ---- Accesses --------------------------------------------------------------------------------- */
-
-enum ending {
-    END_DONE,  /* the processor did it */
-    END_STORE, /* the hypervisor is to store, at the GPA */
-    END_NOT,   /* it faulted, or went to a device */
-};
-
-static void references(struct replay *replay, const struct mmu_trace *trace)
-{
-    replay->count.walks++;
-    replay->count.references += trace->count;
-    replay->count
-        .histogram[trace->count < SIM_REFERENCES ? trace->count : SIM_REFERENCES]++;
-}
-
-static enum ending access_native(struct replay *replay, const struct replay_cpu *cpu,
-                                 uint64_t gva, uint32_t access)
-{
-    struct mmu_trace trace = { .count = 0 };
-    struct mmu_walk walk;
-    enum mmu_outcome outcome =
-        mmu_walk(&cpu->mode, &replay->ram.memory, gva, access, &walk);
-
-    mmu_walk_trace(&walk, &trace);
-    references(replay, &trace);
-    return outcome == MMU_OK ? END_DONE : END_NOT;
-}
-
-static enum ending access_nested(struct replay *replay, const struct replay_cpu *cpu,
-                                 uint64_t gva, uint32_t access)
-{
-    for (unsigned i = 0; i < TRIES; i++) {
-        struct mmu_trace trace = { .count = 0 };
-        struct nested_walk walk = { .trace = &trace };
-        enum mmu_outcome outcome =
-            nested_translate(&replay->nested, &cpu->mode, gva, access, &walk);
-
-        if (outcome != MMU_NESTED_FAULT) {
-            references(replay, &trace);
-            return outcome == MMU_OK ? END_DONE : END_NOT;
-        }
-        if (nested_fill(&replay->nested, walk.fault.gpa, NESTED_WRITE) != 0 &&
-            nested_fill(&replay->nested, walk.fault.gpa, NESTED_READ) != 0) {
-            return END_NOT;
-        }
-        replay->count.nested_violations++;
-    }
-    return END_NOT;
-}
-
-static enum ending access_shadow(struct replay *replay, const struct replay_cpu *cpu,
-                                 uint64_t gva, uint32_t access, uint64_t *gpa)
-{
-    struct shadow_result result = { .outcome = SHADOW_OK };
-    struct mmu_trace trace = { .count = 0 };
-    enum shadow_outcome outcome = shadow_access(cpu->vcpu, gva, access, &result);
-
-    replay->no_memory |= outcome == SHADOW_NO_MEMORY;
-    shadow_trace(cpu->vcpu, gva, &trace);
-    references(replay, &trace);
-    *gpa = result.gpa;
-    return outcome == SHADOW_OK                                         ? END_DONE
-           : outcome == SHADOW_TABLE_WRITE || outcome == SHADOW_EMULATE ? END_STORE
-                                                                        : END_NOT;
-}
-
-static enum ending access_do(struct replay *replay, const struct replay_cpu *cpu,
-                             uint64_t gva, uint32_t access, uint64_t *gpa)
-{
-    switch (replay->kind) {
-    case SIM_NATIVE:
-        return access_native(replay, cpu, gva, access);
-    case SIM_NESTED:
-        return access_nested(replay, cpu, gva, access);
-    default:
-        return access_shadow(replay, cpu, gva, access, gpa);
-    }
-}
-
-/* ---- Stores to tables --------------------------------------------------------------------------- */
-
-static bool alias_leads(const struct replay *replay, const struct replay_cpu *cpu,
-                        uint64_t alias, uint64_t gpa)
-{
-    struct mmu_walk walk;
-
-    return mmu_walk(&cpu->mode, &replay->ram.memory, alias + gpa,
-                    MMU_PROBE | MMU_WRITE | MMU_AC, &walk) == MMU_OK &&
-           walk.gpa == gpa;
-}
-
-struct alias_search {
-    uint64_t gpa, alias;
-    bool found;
-};
-
-static bool alias_try(void *context, const struct space_page *page)
-{
-    struct alias_search *search = context;
-
-    if ((page->to.perms & MMU_PERM_W) &&
-        search->gpa - page->to.page < (uint64_t)1 << page->to.shift) {
-        search->alias = page->gva - page->to.page;
-        search->found = true;
-    }
-    return !search->found;
-}
-
-/* Where the guest's kernel could write to @gpa. */
-static bool alias_find(struct replay *replay, const struct replay_cpu *cpu, uint64_t gpa)
-{
-    struct alias_search search = { .gpa = gpa };
-    struct space_stats stats;
-
-    if (alias_leads(replay, cpu, replay->alias, gpa)) {
-        return true;
-    }
-    if (replay->searches == SEARCHES) {
-        return false;
-    }
-    space_walk(&cpu->mode, &replay->ram.memory, ALIAS_ENTRIES, alias_try, &search,
-               &stats);
-    if (search.found && alias_leads(replay, cpu, search.alias, gpa)) {
-        replay->alias = search.alias;
-        return true;
-    }
-    replay->searches++;
-    return false;
-}
-
-/* A store that no instruction of the guest makes. */
-static void store_behind(struct replay *replay, uint64_t gpa, uint64_t value)
-{
-    if (replay->shadow != NULL) {
-        (void)shadow_write(replay->shadow, gpa, 8, value);
-    } else {
-        (void)mmu_store(&replay->ram.memory, gpa, 8, value);
-    }
-}
-
-static void store(struct replay *replay, unsigned index, uint64_t gpa, uint64_t value)
-{
-    const struct replay_cpu *cpu = &replay->cpu[index];
-    uint64_t at = gpa;
-
-    replay->log.stores++;
-    replay->count.table_stores++;
-    replay->count.cycles_guest += replay->config.cost.table_store;
-    if (!cpu->runs || !alias_find(replay, cpu, gpa)) {
-        replay->log.unseen++;
-        store_behind(replay, gpa, value);
-        return;
-    }
-    if (access_do(replay, cpu, replay->alias + gpa, MMU_WRITE | MMU_AC, &at) ==
-        END_DONE) {
-        (void)mmu_store(&replay->ram.memory, gpa, 8, value);
-    } else {
-        store_behind(replay, gpa, value);
-    }
-}
-
 /* ---- Registers ------------------------------------------------------------------------------------ */
 
 static bool registers_load(struct replay *replay, unsigned index,
@@ -393,7 +199,7 @@ static void flush_note(struct replay *replay, const struct ptlog_change *change)
                            ((cpu->mode.cr3 ^ owner->mode.cr3) & PTE_ADDRESS_MASK) != 0)) {
             continue;
         }
-        if (cpu->invlpgs == INVLPG_MAX || change->level > 2) {
+        if (cpu->invlpgs == REPLAY_INVLPGS || change->level > 2) {
             cpu->flush = true;
         } else {
             cpu->invlpg[cpu->invlpgs++] = gva;
@@ -486,7 +292,7 @@ static void access_again(struct replay *replay, const struct ptlog_change *chang
     }
     replay->log.accesses++;
     replay->count.accesses++;
-    if (access_do(replay, cpu, gva, access, &gpa) == END_NOT) {
+    if (replay_access(replay, cpu, gva, access, &gpa) == REPLAY_NOT) {
         replay->count.guest_faults++;
     }
 }
@@ -515,7 +321,7 @@ static void stop_stores(struct replay *replay, const struct ptlog_stop *stop, bo
                 change_flags_only(change)) {
                 continue;
             }
-            store(replay, change->cpu, change->gpa, change->value);
+            replay_store(replay, change->cpu, change->gpa, change->value);
             if (change_stale(change)) {
                 flush_note(replay, change);
             }
