@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <jansson.h>
 #include <sched.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -360,6 +361,25 @@ static inline int guest_connect(struct rig *r, int listener, uint32_t guest_port
     assert_true(fd >= 0);
     expect(r, port, guest_port, RESPONSE);
     return fd;
+}
+
+static inline void fill(uint8_t *bytes, size_t size, unsigned seed)
+{
+    for (size_t i = 0; i < size; i++) {
+        bytes[i] = (uint8_t)(i * 31 + seed * 77 + i / 256);
+    }
+}
+
+static inline json_int_t stat_of(struct rig *r, const char *name)
+{
+    json_t *json = json_object(), *value;
+    json_int_t number;
+
+    device_stats(r->device, json);
+    value = json_object_get(json_object_get(json, "connections"), name);
+    number = json_integer_value(value != NULL ? value : json_object_get(json, name));
+    json_decref(json);
+    return number;
 }
 
 #endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What another process serves besides a disk's requests: its configuration, a folder, a
+ * network. Threads: the back end's (pthread_create in vhost_user_peer.h) and the device's.
+ */
+#include "unit/vhost_user_fixture.h"
+
+static void test_config(void **state)
+{
+    struct rig rig, *r = &rig;
+    uint32_t generation;
+
+    (void)state;
+    rig_create(r, 60000);
+    rig_start(r, false);
+    generation = mmio_get(r->device, VIRTIO_MMIO_CONFIG_GENERATION);
+    /* It grew. */
+    memcpy(r->peer.config, &(uint64_t){ 4096 }, 8);
+    atomic_store(&r->peer.say_ack, true);
+    atomic_store(&r->peer.say, 2);
+    WAIT_UNTIL(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG, 8) == 4096);
+    assert_int_not_equal(mmio_get(r->device, VIRTIO_MMIO_CONFIG_GENERATION), generation);
+    WAIT_UNTIL(atomic_load(&r->peer.said_ok) == 1);
+    /* To nonsense it does not grow, and what is not known is not done. */
+    memset(r->peer.config, 0xff, 8);
+    atomic_store(&r->peer.say, 2);
+    WAIT_UNTIL(atomic_load(&r->warnings) == 1);
+    assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG, 8), 4096);
+    memcpy(r->peer.config, &(uint64_t){ 4096 }, 8);
+    atomic_store(&r->peer.say, 5);
+    WAIT_UNTIL(atomic_load(&r->peer.said_no) == 1);
+    round_trip(r, 1);
+    /* The driver's own byte: writeback. */
+    dev_write(r->device, 0, VIRTIO_MMIO_CONFIG + offsetof(struct virtio_blk_config, wce),
+              1, 1);
+    WAIT_UNTIL(atomic_load(&r->peer.configs_written) == 1);
+    assert_int_equal(r->peer.config[offsetof(struct virtio_blk_config, wce)], 1);
+    round_trip(r, 2);
+    assert_int_equal(stat(r, "reconnects"), 0);
+    rig_close(r);
+}
+
+/* The same for a folder: no waiting, and an answer that FUSE understands. */
+static void test_folder(void **state)
+{
+    const struct virtio_fs_options options = { .id = "share0",
+                                               .tag = "src",
+                                               .timeout_ms = answer_ms };
+    struct virtio_fs_options with = options;
+    struct rig rig, *r = &rig;
+    struct request *q = &r->requests[0];
+    struct drv_buffer b[2] = { { 0, 64, false }, { 0, 80, true } };
+    struct umbra_error error;
+    uint32_t written;
+
+    (void)state;
+    rig_open(r);
+    free(r->peer.disk);
+    r->peer.disk = NULL;
+    with.socket = r->peer.path;
+    peer_go(&r->peer);
+    assert_int_equal(virtio_fs_create(&r->fake.env, &with, &r->vdev, &error), 0);
+    assert_int_equal(virtio_mmio_create(&r->fake.env, 20, r->vdev, &r->device, &error),
+                     0);
+    assert_int_equal(loop_start(r->fake.env.loop, &error), 0);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_DEVICE_ID), 26);
+    assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG, 4), 0x637273);
+    assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 36, 4), 1);
+    rig_start(r, true);
+    b[0].addr = q->at;
+    b[1].addr = q->at + 4096;
+    store_le64(q->header + 8, 0x1122334455667788);
+    assert_true(drv_add(&r->drv, b, 2, q, 0));
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    WAIT_UNTIL(drv_used_there(&r->drv));
+    assert_ptr_equal(drv_get(&r->drv, &written), q);
+    atomic_store(&r->peer.hold, true);
+    assert_true(drv_add(&r->drv, b, 2, q, 0));
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+    WAIT_UNTIL(atomic_load(&r->peer.taken) == 2);
+    atomic_store(&r->peer.hold, false);
+    atomic_store(&r->peer.hang_up, true);
+    WAIT_UNTIL(drv_used_there(&r->drv));
+    assert_ptr_equal(drv_get(&r->drv, &written), q);
+    assert_int_equal(written, 16);
+    assert_int_equal(load_le32(q->data), 16);
+    assert_int_equal(load_le32(q->data + 4), (uint32_t)-EIO);
+    assert_true(load_le64(q->data + 8) == 0x1122334455667788);
+    WAIT_UNTIL(stat(r, "connected") == 1);
+    rig_close(r);
+}
+
+static void send_one(struct rig *r, struct request *q)
+{
+    struct drv_buffer b = { q->at, 100, false };
+    uint32_t written;
+
+    assert_true(drv_add(&r->drv, &b, 1, q, 0));
+    mmio_kick(r->device, 0, &r->drv);
+    WAIT_UNTIL(drv_used_there(&r->drv));
+    assert_ptr_equal(drv_get(&r->drv, &written), q);
+}
+
+/* A network's rings are the back end's own; its successor goes on at the used index. */
+static void test_network(void **state)
+{
+    struct vhost_user_net_options options = { .id = "net0",
+                                              .timeout_ms = answer_ms,
+                                              .mtu = 1400 };
+    struct rig rig, *r = &rig;
+    struct umbra_error error;
+
+    (void)state;
+    rig_open(r);
+    free(r->peer.disk);
+    r->peer.disk = NULL;
+    options.socket = r->peer.path;
+    options.queue_size = QUEUE;
+    peer_go(&r->peer);
+    assert_int_equal(vhost_user_net_create(&r->fake.env, &options, &r->vdev, &error), 0);
+    assert_int_equal(virtio_mmio_create(&r->fake.env, 20, r->vdev, &r->device, &error),
+                     0);
+    assert_int_equal(loop_start(r->fake.env.loop, &error), 0);
+    assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 6, 2), 1);
+    assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 10, 2), 1400);
+    for (unsigned restart = 0; restart < 2; restart++) {
+        rig_start(r, false);
+        for (unsigned i = 0; i < 200; i++) {
+            send_one(r, &r->requests[i % REQUESTS]);
+            if (i % 50 == 20) {
+                device_pause(r->device);
+                device_resume(r->device);
+            }
+        }
+        assert_true(r->fake.level[20]); /* it was the back end that interrupted */
+    }
+    assert_int_equal(stat(r, "reconnects"), 0);
+    atomic_store(&r->peer.deaf, true);
+    atomic_store(&r->peer.hang_up, true);
+    WAIT_UNTIL(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 6, 2) == 0);
+    atomic_store(&r->peer.deaf, false);
+    WAIT_UNTIL(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 6, 2) == 1);
+    for (unsigned i = 0; i < 100; i++) {
+        send_one(r, &r->requests[i % REQUESTS]);
+    }
+    assert_int_equal(stat(r, "reconnects"), 1);
+    rig_close(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_network),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
