@@ -30,7 +30,8 @@ static const uint8_t guest_mac[] = { 0x52, 0x54, 0, 1, 2, 3 };
 
 struct rig {
     struct net_backend *backend;
-    size_t size; /* of the frame */
+    size_t size;      /* of the frame */
+    uint8_t align[2]; /* of the IP header, 26 bytes into the frame */
     uint8_t frame[NET_HEADER + NET_FRAME_MAX];
 };
 

@@ -132,7 +132,7 @@ static void test_network(void **state)
                 device_resume(r->device);
             }
         }
-        assert_true(r->fake.level[20]); /* it was the back end that interrupted */
+        WAIT_UNTIL(r->fake.level[20]); /* it was the back end that interrupted */
     }
     assert_int_equal(stat(r, "reconnects"), 0);
     atomic_store(&r->peer.deaf, true);
