@@ -810,7 +810,7 @@ UMBRA_API int umbra_balloon_stats(struct umbra_vm *vm, const char *name,
 
 /**
  * Tell the guest the size that disk @p name has now. @p bytes, if not 0, is first made its
- * size, where it is a file; a disk only grows. @p size, if not NULL, gets the size in bytes.
+ * size, where it is a file or an overlay; a disk only grows. @p size, if not NULL, gets the size in bytes.
  */
 UMBRA_API int umbra_disk_resize(struct umbra_vm *vm, const char *name, uint64_t bytes,
                                 uint64_t *size, struct umbra_error *error);

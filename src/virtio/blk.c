@@ -238,14 +238,17 @@ static int blk_grow(struct virtio_blk *blk, uint64_t bytes, struct umbra_error *
     ret = disk->ops->grow == NULL ? -EOPNOTSUPP
           : bytes == now          ? 0
                                   : disk->ops->grow(disk, bytes);
-    if (ret != 0) {
+    if (ret == -EOPNOTSUPP || ret == -EPERM) {
         return error_errno(
             error, UMBRA_ERROR_STATE, -ret,
             "disk %s (%s) cannot be grown from here; grow what is behind it, "
             "then resize without a size",
             blk->device.id, disk->name);
     }
-    return 0;
+    return ret == 0 ? 0
+                    : error_errno(error, UMBRA_ERROR_STATE, -ret,
+                                  "grow disk %s (%s) to %" PRIu64 " bytes",
+                                  blk->device.id, disk->name, bytes);
 }
 
 int virtio_blk_resize(struct virtio_device *device, uint64_t bytes, uint64_t *size,

@@ -105,13 +105,15 @@ struct disk_file_options {
 int disk_file_open(const struct disk_file_options *options, const struct log *log,
                    struct disk **disk, struct umbra_error *error);
 
-/*
- * Copy on write over @base, which is only read (and taken over, also on failure). @path
- * NULL: what is written vanishes with the disk; else it is kept there, in the format of
- * docs/disks.md.
- */
-int disk_overlay_open(struct disk *base, const char *path, const struct log *log,
-                      struct disk **disk, struct umbra_error *error);
+struct disk_overlay_options {
+    const char *path; /* NULL: what is written vanishes with the disk; else it is kept
+                         there, in the format of docs/disks.md */
+    uint64_t size;    /* at least so many bytes, the base's or more; 0: as it is */
+};
+/* Copy on write over @base, which is only read (and taken over, also on failure). */
+int disk_overlay_open(struct disk *base, const struct disk_overlay_options *options,
+                      const struct log *log, struct disk **disk,
+                      struct umbra_error *error);
 
 /* An NBD export, by URI ("nbd://host/name", "nbd+unix:///name?socket=path"). */
 int disk_nbd_open(const char *uri, bool readonly, const struct log *log,

@@ -5,6 +5,10 @@
  * they are sent once more, and after NBD_HOLD_SECONDS they fail, as do those that come.
  * What was written and not flushed before the loss may be lost with the server: the next
  * flush says so by failing. A reset does not wait for a server that hangs.
+ *
+ * A connection knows the size that the export had when it was made. When the disk has grown
+ * since and somebody asks for what is behind that size, the connection is made anew, between
+ * requests.
  */
 #include <errno.h>
 #include <poll.h>
@@ -36,8 +40,12 @@ struct nbd_queue {
     struct io_op reads, writes, timer;
     bool read_armed, write_armed;
     struct __kernel_timespec pause;
+    unsigned again_ms; /* from the loss to the first attempt to connect anew */
     uint64_t lost_ns;
     bool giving_up; /* the queue stops */
+    uint64_t size;  /* of the export, as this connection has it */
+    bool renewing; /* the disk is larger by now: new requests wait for a new connection */
+    unsigned in_flight;
     struct disk_request *held, **held_end;
 };
 
@@ -183,6 +191,7 @@ static void nbd_lost(struct nbd_queue *nq, unsigned pause_ms)
 {
     if (nq->state != NBD_LOST) {
         nq->state = NBD_LOST;
+        nq->again_ms = pause_ms;
         if (nq->read_armed) {
             nbd_cancel(nq, &nq->reads);
         }
@@ -207,7 +216,11 @@ static void nbd_connected(struct nbd_queue *nq)
         nbd_lost(nq, NBD_RETRY_MS);
         return;
     }
-    log_info(disk->log, "%s: the NBD connection is back", disk->name);
+    if (!nq->renewing) {
+        log_info(disk->log, "%s: the NBD connection is back", disk->name);
+    }
+    nq->renewing = false;
+    nq->size = (uint64_t)size;
     nq->state = NBD_READY;
     nbd_arm(nq);
     nbd_release(nq, true);
@@ -221,7 +234,12 @@ static void nbd_step(struct nbd_queue *nq)
     switch (nq->state) {
     case NBD_READY:
         if (!nbd_is_gone(nq)) {
-            nbd_arm(nq);
+            if (nq->renewing && nq->in_flight == 0) {
+                nq->lost_ns = clock_ns();
+                nbd_lost(nq, 0);
+            } else {
+                nbd_arm(nq);
+            }
             break;
         }
         log_error(nbd->disk.log, "%s: the NBD connection is lost; trying again",
@@ -229,6 +247,7 @@ static void nbd_step(struct nbd_queue *nq)
         if (atomic_load(&nbd->written) != atomic_load(&nbd->flushed)) {
             atomic_store(&nbd->suspect, true);
         }
+        nq->renewing = false;
         nq->lost_ns = clock_ns();
         nbd_lost(nq, NBD_AGAIN_MS);
         break;
@@ -242,7 +261,7 @@ static void nbd_step(struct nbd_queue *nq)
         }
         break;
     case NBD_LOST:
-        nbd_lost(nq, NBD_RETRY_MS);
+        nbd_lost(nq, nq->again_ms);
         break;
     case NBD_WAITING:
         break;
@@ -313,6 +332,9 @@ static void request_end(struct disk_request *request)
     }
     free(request->bounce);
     request->bounce = NULL;
+    if (--queue_of(request)->in_flight == 0 && queue_of(request)->renewing) {
+        nbd_arm_timer(queue_of(request), 0); /* not in a callback of libnbd's */
+    }
     if (request->error == -ENOTCONN && nbd_holds(queue_of(request))) {
         nbd_hold(queue_of(request), request);
         return;
@@ -388,6 +410,7 @@ static void nbd_start(struct disk_request *request)
     request->bounce = NULL;
     request->error = 0;
     request->pending = 1; /* our own, while commands are issued */
+    nq->in_flight++;
     buffer = nbd_buffer(request);
     if (request->op == DISK_FLUSH) {
         request->length = 0;
@@ -424,7 +447,14 @@ static void nbd_submit(struct disk_queue *queue, struct disk_request *request)
     struct nbd_queue *nq = container_of(queue, struct nbd_queue, queue);
 
     request->queue = queue;
-    if (nq->state == NBD_READY) {
+    if (nq->state == NBD_READY && !nq->renewing && request->op != DISK_FLUSH &&
+        request->offset + request->length > nq->size) {
+        nq->renewing = true;
+        if (nq->in_flight == 0) {
+            nbd_arm_timer(nq, 0);
+        }
+    }
+    if (nq->state == NBD_READY && !nq->renewing) {
         nbd_start(request);
     } else if (nbd_holds(nq)) {
         nbd_hold(nq, request);
@@ -476,6 +506,7 @@ static int nbd_queue_open(struct disk *disk, struct io_ring *ring,
     }
     nq->queue.disk = disk;
     nq->queue.ring = ring;
+    nq->size = (uint64_t)nq->lib->get_size(nq->handle);
     nq->held_end = &nq->held;
     nq->timer.done = nbd_timer;
     nq->reads.done = nbd_readable;

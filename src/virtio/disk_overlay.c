@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Copy on write: reads come from the store where it has the block, else from the base;
- * writes go to the store. A block only partly written is filled up from the base first.
+ * Copy on write: reads come from the store where it has the block, else from the base, and
+ * behind its end from nowhere (zeroes); writes go to the store. A block only partly written
+ * is filled up from the base first.
  */
 #include "virtio/disk_overlay.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -108,18 +110,50 @@ static void to_store(struct disk_request *request, struct overlay_queue *oq)
 
 /* ---- Reads -------------------------------------------------------------------------------- */
 
-/* How many bytes from @offset on, at most @length, come from the same place. */
-static uint64_t same_place(const struct disk_overlay *overlay, uint64_t offset,
-                           uint64_t length, bool *present)
-{
-    uint64_t block = offset / OVERLAY_BLOCK;
-    uint64_t end = offset + length, at = (block + 1) * OVERLAY_BLOCK;
+enum source { FROM_STORE, FROM_BASE, FROM_NOWHERE };
 
-    *present = overlay_has(&overlay->map, block);
-    while (at < end && overlay_has(&overlay->map, at / OVERLAY_BLOCK) == *present) {
+static enum source source_of(const struct disk_overlay *overlay, uint64_t offset)
+{
+    if (overlay_has(&overlay->map, offset / OVERLAY_BLOCK)) {
+        return FROM_STORE;
+    }
+    return offset < overlay->base_size ? FROM_BASE : FROM_NOWHERE;
+}
+
+/* How many bytes from @offset on, at most @length, come from the same place. */
+static uint64_t same_source(const struct disk_overlay *overlay, uint64_t offset,
+                            uint64_t length, enum source *source)
+{
+    uint64_t end = offset + length,
+             at = align_down(offset, OVERLAY_BLOCK) + OVERLAY_BLOCK;
+
+    *source = source_of(overlay, offset);
+    if (*source == FROM_BASE && end > overlay->base_size) {
+        end = overlay->base_size;
+    }
+    while (at < end && source_of(overlay, at) == *source) {
         at += OVERLAY_BLOCK;
     }
     return (at < end ? at : end) - offset;
+}
+
+static void read_from(struct disk_request *request, enum source source,
+                      struct overlay_queue *oq)
+{
+    switch (source) {
+    case FROM_STORE:
+        to_store(request, oq);
+        break;
+    case FROM_BASE:
+        disk_submit(oq->base, request);
+        break;
+    default:
+        for (unsigned i = 0; i < request->iov_count; i++) {
+            memset(request->iov[i].iov_base, 0, request->iov[i].iov_len);
+        }
+        request->done(request, 0);
+        break;
+    }
 }
 
 static void overlay_read(struct disk_request *request)
@@ -127,20 +161,16 @@ static void overlay_read(struct disk_request *request)
     struct disk_overlay *overlay = overlay_of(request);
     struct overlay_queue *oq = queue_of(request);
     uint64_t end = request->offset + request->length;
-    bool present;
+    enum source source;
 
-    if (same_place(overlay, request->offset, request->length, &present) ==
+    if (same_source(overlay, request->offset, request->length, &source) ==
         request->length) {
-        if (present) {
-            to_store(request, oq);
-        } else {
-            disk_submit(oq->base, request);
-        }
+        read_from(request, source, oq);
         return;
     }
     request->pending = 1; /* keeps it alive until all parts are under way */
     for (uint64_t at = request->offset; at < end;) {
-        uint64_t run = same_place(overlay, at, end - at, &present);
+        uint64_t run = same_source(overlay, at, end - at, &source);
         struct overlay_part *part = part_create(request, DISK_READ, at, run);
 
         if (part == NULL) {
@@ -151,11 +181,7 @@ static void overlay_read(struct disk_request *request)
             part_done(&part->request, -ENOMEM);
             break;
         }
-        if (present) {
-            to_store(&part->request, oq);
-        } else {
-            disk_submit(oq->base, &part->request);
-        }
+        read_from(&part->request, source, oq);
         at += run;
     }
     parent_settle(request, 0);
@@ -280,15 +306,20 @@ static void fill_done(struct disk_request *request, int error)
     }
 }
 
-/* Read the base's contents of @block into its place of the bounce buffer. */
+/* Read the base's contents of @block into its place of the bounce buffer, which has zeroes
+ * for what is behind the base's end. */
 static void fill_block(struct disk_request *parent, uint64_t block)
 {
     struct disk_overlay *overlay = overlay_of(parent);
     uint64_t at = block * OVERLAY_BLOCK, start = write_extent(parent).start;
-    uint64_t size = atomic_load(&overlay->disk.size);
-    uint64_t length = size - at < OVERLAY_BLOCK ? size - at : OVERLAY_BLOCK;
-    struct overlay_part *part = part_create(parent, DISK_READ, at, length);
+    uint64_t size = overlay->base_size, length;
+    struct overlay_part *part;
 
+    if (at >= size) {
+        return;
+    }
+    length = size - at < OVERLAY_BLOCK ? size - at : OVERLAY_BLOCK;
+    part = part_create(parent, DISK_READ, at, length);
     if (part == NULL) {
         parent->error = -ENOMEM;
         return;
@@ -524,11 +555,25 @@ static int overlay_queue_open(struct disk *disk, struct io_ring *ring,
     return 0;
 }
 
-/* An overlay is as large as its base was when it was made. */
+/* Nobody else changes an overlay's size. */
 static int overlay_refresh(struct disk *disk)
 {
     (void)disk;
     return 0;
+}
+
+static int overlay_grow(struct disk *disk, uint64_t bytes)
+{
+    struct disk_overlay *overlay = container_of(disk, struct disk_overlay, disk);
+    int ret;
+
+    pthread_mutex_lock(&overlay->grow_lock);
+    ret = bytes < atomic_load(&disk->size) ? -ERANGE : overlay_store_grow(overlay, bytes);
+    if (ret == 0) {
+        atomic_store(&disk->size, bytes);
+    }
+    pthread_mutex_unlock(&overlay->grow_lock);
+    return ret;
 }
 
 static void overlay_destroy(struct disk *disk)
@@ -541,6 +586,8 @@ static void overlay_destroy(struct disk *disk)
     disk_destroy(overlay->store);
     disk_destroy(overlay->base);
     overlay_map_fini(&overlay->map);
+    pthread_mutex_destroy(&overlay->map.lock);
+    pthread_mutex_destroy(&overlay->grow_lock);
     free(overlay);
 }
 
@@ -551,21 +598,40 @@ static const struct disk_ops overlay_ops = {
     .submit = overlay_submit,
     .abort = overlay_abort,
     .refresh = overlay_refresh,
+    .grow = overlay_grow,
     .destroy = overlay_destroy,
 };
 
-int disk_overlay_open(struct disk *base, const char *path, const struct log *log,
-                      struct disk **disk, struct umbra_error *error)
+static int overlay_check_size(const struct disk_overlay *overlay, uint64_t size,
+                              struct umbra_error *error)
+{
+    if (size == 0 || (size >= overlay->base_size && size <= INT64_MAX / 2 &&
+                      size % overlay->disk.block_size == 0)) {
+        return 0;
+    }
+    return error_set(error, UMBRA_ERROR_CONFIG, ERANGE,
+                     "an overlay of %" PRIu64 " bytes over disk %s, which has %" PRIu64
+                     ": it can be larger only, by blocks of %u bytes",
+                     size, overlay->base->name, overlay->base_size,
+                     overlay->disk.block_size);
+}
+
+int disk_overlay_open(struct disk *base, const struct disk_overlay_options *options,
+                      const struct log *log, struct disk **disk,
+                      struct umbra_error *error)
 {
     struct disk_overlay *overlay = calloc(1, sizeof(*overlay));
-    int ret = -ENOMEM;
+    int ret;
 
     if (overlay == NULL) {
         disk_destroy(base);
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open an overlay");
     }
+    pthread_mutex_init(&overlay->map.lock, NULL);
+    pthread_mutex_init(&overlay->grow_lock, NULL);
     overlay->base = base;
-    overlay->kept = path != NULL;
+    overlay->base_size = atomic_load(&base->size);
+    overlay->kept = options->path != NULL;
     overlay->disk = *base; /* the facts are the base's, but for these */
     overlay->disk.ops = &overlay_ops;
     overlay->disk.log = log;
@@ -575,11 +641,20 @@ int disk_overlay_open(struct disk *base, const char *path, const struct log *log
         overlay->disk.physical_block_size = OVERLAY_BLOCK;
     }
     overlay->disk.discard_alignment = OVERLAY_BLOCK;
-    if (overlay_map_init(&overlay->map, atomic_load(&base->size)) != 0) {
-        error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM,
-                    "make the map of an overlay over %s", base->name);
-    } else {
-        ret = overlay_store_open(overlay, path, error);
+    ret = overlay_check_size(overlay, options->size, error);
+    if (ret == 0) {
+        if (options->size != 0) {
+            atomic_store(&overlay->disk.size, options->size);
+        }
+        ret = overlay_store_open(overlay, options->path, error);
+    }
+    if (ret == 0 && options->size > atomic_load(&overlay->disk.size)) {
+        ret = overlay_grow(&overlay->disk, options->size);
+        if (ret != 0) {
+            error_errno(error, UMBRA_ERROR_INTERNAL, -ret,
+                        "grow overlay %s to %" PRIu64 " bytes", options->path,
+                        options->size);
+        }
     }
     if (ret != 0) {
         overlay_destroy(&overlay->disk);

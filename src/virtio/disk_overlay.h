@@ -17,12 +17,14 @@ enum {
 /*
  * Which blocks the overlay has. `present` is only ever set, after the block's data was
  * written; `claimed` marks blocks on their way there, so that two requests never fill
- * the same one.
+ * the same one. The bits have address space for all that the layout has room for, and
+ * memory where they are set, so that a disk can grow under its queues.
  */
 struct overlay_map {
-    uint64_t blocks, pages;
+    uint64_t room; /* bitmap pages that the layout has room for */
     atomic_ulong *present;
     pthread_mutex_t lock; /* of what follows */
+    uint64_t pages;       /* in use */
     unsigned long *claimed;
     uint8_t *dirty; /* a byte a bitmap page: changed since it was last kept */
     bool flushing;
@@ -32,13 +34,22 @@ struct disk_overlay {
     struct disk disk;
     struct disk *base;  /* read only */
     struct disk *store; /* block n lies at data_offset + n * OVERLAY_BLOCK */
+    uint64_t base_size; /* behind it, up to the disk's size, is nothing: zeroes */
     uint64_t bitmap_offset, data_offset;
     bool kept;
     struct overlay_map map;
+    pthread_mutex_t grow_lock;
 };
 
-int overlay_map_init(struct overlay_map *map, uint64_t size);
+/* For disks of @size bytes now and @room bitmap pages in the end. */
+int overlay_map_init(struct overlay_map *map, uint64_t size, uint64_t room);
 void overlay_map_fini(struct overlay_map *map);
+static inline uint64_t overlay_map_pages(uint64_t size)
+{
+    const uint64_t page = OVERLAY_BLOCK * (uint64_t)OVERLAY_PAGE_BITS;
+
+    return size / page + (size % page != 0);
+}
 
 static inline bool overlay_has(const struct overlay_map *map, uint64_t block)
 {
@@ -55,9 +66,12 @@ int overlay_map_claim(struct overlay_map *map, uint64_t first, uint64_t last);
 void overlay_map_settle(struct overlay_map *map, uint64_t first, uint64_t last,
                         bool done);
 
-/* The store: a nameless file, or the one at @path, created or checked (docs/disks.md). */
+/* The store and the map: a nameless file, or the one at @path, created or checked
+ * (docs/disks.md). The disk's size, @size or the base's at first, becomes what was kept. */
 int overlay_store_open(struct disk_overlay *overlay, const char *path,
                        struct umbra_error *error);
+/* Durably make room for @size bytes; the disk's size is the caller's to change. */
+int overlay_store_grow(struct disk_overlay *overlay, uint64_t size);
 
 /*
  * overlay_flush.c: FLUSH of a kept overlay, through @store. -EBUSY: another one is under

@@ -50,6 +50,7 @@ struct config_disk {
     enum { CONFIG_OVERLAY_NONE, CONFIG_OVERLAY_DISCARD, CONFIG_OVERLAY_KEEP } overlay;
     unsigned queues, queue_size;
     unsigned block_size, physical_block_size;
+    uint64_t size;         /* of an overlay, at least; 0: its own or the base's */
     uint64_t reconnect_ms; /* vhost-user: requests wait so long for a back end */
 };
 

@@ -188,6 +188,9 @@ static void validate_disk(struct validation *v, size_t i)
     if (disk->overlay == CONFIG_OVERLAY_NONE && disk->overlay_path != NULL) {
         bad_element(v, "disks", i, ".overlay_path", "needs \"overlay\"");
     }
+    if (disk->overlay == CONFIG_OVERLAY_NONE && disk->size != 0) {
+        bad_element(v, "disks", i, ".size", "needs \"overlay\"");
+    }
     if (disk->overlay != CONFIG_OVERLAY_NONE && disk->backend == CONFIG_DISK_VHOST_USER) {
         bad_element(v, "disks", i, ".overlay", "is not for vhost-user back ends");
     }

@@ -97,7 +97,10 @@ static int machine_open_disk(struct machine *machine, const struct config_disk *
         .block_size = config->block_size,
         .physical_block_size = config->physical_block_size,
     };
-
+    const struct disk_overlay_options overlay = {
+        .path = config->overlay == CONFIG_OVERLAY_KEEP ? config->overlay_path : NULL,
+        .size = config->size,
+    };
     int ret;
 
     switch (config->backend) {
@@ -111,9 +114,7 @@ static int machine_open_disk(struct machine *machine, const struct config_disk *
         return -EINVAL; /* not a disk that we open */
     }
     if (ret == 0 && config->overlay != CONFIG_OVERLAY_NONE) {
-        ret = disk_overlay_open(
-            *disk, config->overlay == CONFIG_OVERLAY_KEEP ? config->overlay_path : NULL,
-            machine->log, disk, error);
+        ret = disk_overlay_open(*disk, &overlay, machine->log, disk, error);
     }
     return ret;
 }

@@ -38,6 +38,8 @@ static const struct {
       "x.json:1:55: $.disks[0].block_size: must be a power of two" },
     { "{\"kernel\": \"k\", \"disks\": [{\"path\": \"a\", \"overlay\": \"keep\"}]}",
       "x.json:1:52: $.disks[0].overlay: \"keep\" needs \"overlay_path\"" },
+    { "{\"kernel\": \"k\", \"disks\": [{\"path\": \"a\", \"size\": \"1G\"}]}",
+      "x.json:1:49: $.disks[0].size: needs \"overlay\"" },
     { "{\"kernel\": \"k\", \"disks\": [{\"path\": \"a\", \"id\": \"x\"}], "
       "\"net\": [{\"id\": \"x\"}]}",
       "x.json:1:69: $.net[0].id: \"x\" is used twice" },

@@ -26,7 +26,9 @@ static pid_t nbd_server(struct bench *b, char *uri, size_t size)
 
     snprintf(path, sizeof(path), "%s/socket", b->dir);
     snprintf(uri, size, "nbd+unix:///disk?socket=%s", path);
-    snprintf(node, sizeof(node), "driver=file,node-name=disk,filename=%s,discard=unmap",
+    snprintf(node, sizeof(node),
+             "driver=file,node-name=disk,filename=%s,discard=unmap,"
+             "locking=off",
              b->image);
     snprintf(server, sizeof(server), "addr.type=unix,addr.path=%s", path);
     snprintf(export, sizeof(export),
@@ -193,11 +195,12 @@ static void test_nbd_overlay(void **state)
     char uri[256];
     struct bench b;
     pid_t server = nbd_open(&b, uri, sizeof(uri));
+    const struct disk_overlay_options options = { 0 };
     struct disk *base = b.disk;
     int fd;
 
     (void)state;
-    assert_int_equal(disk_overlay_open(base, NULL, &none, &b.disk, &error), 0);
+    assert_int_equal(disk_overlay_open(base, &options, &none, &b.disk, &error), 0);
     bench_start(&b);
     traffic(&b, 800, DISK_SECTOR);
     check_all(&b);
@@ -214,13 +217,72 @@ static void test_nbd_overlay(void **state)
     bench_remove(&b);
 }
 
+/*
+ * An export that is larger for those who connect now: the disk's new end is reached through a
+ * new connection, without losing what is in flight, and without a flush that fails. What an
+ * export has no size for, an overlay has.
+ */
+static void test_nbd_grows(void **state)
+{
+    const struct disk_overlay_options options = { .size = 4 * SIZE };
+    uint8_t *bytes = aligned_alloc(4096, 4096);
+    struct umbra_error error;
+    char uri[256], path[128];
+    struct bench b;
+    pid_t old = nbd_open(&b, uri, sizeof(uri)), new;
+
+    (void)state;
+    bench_start(&b);
+    assert_null(b.disk->ops->grow);
+    traffic(&b, 200, DISK_SECTOR);
+    snprintf(path, sizeof(path), "%s/socket", b.dir);
+    unlink(path); /* the old server stays, and serves who is connected */
+    assert_int_equal(truncate(b.image, 2 * SIZE), 0);
+    new = nbd_server(&b, uri, sizeof(uri));
+    assert_true(new > 0);
+    assert_int_equal(b.disk->ops->refresh(b.disk), 0);
+    assert_int_equal(b.disk->size, 2 * SIZE);
+    traffic(&b, 200, DISK_SECTOR);
+    read_begin(&b); /* in flight when the connection is made anew */
+    memset(bytes, 0x5a, 4096);
+    assert_int_equal(once(&b, DISK_WRITE, 2 * SIZE - 4096, 4096, bytes), 0);
+    assert_int_equal(read_end(&b), 0);
+    assert_int_equal(once(&b, DISK_FLUSH, 0, 0, NULL), 0);
+    memset(bytes, 0, 4096);
+    assert_int_equal(once(&b, DISK_READ, 2 * SIZE - 4096, 4096, bytes), 0);
+    assert_int_equal(bytes[0] + bytes[4095], 2 * 0x5a);
+    nbd_kill(&b, old); /* nobody misses it */
+    traffic(&b, 200, DISK_SECTOR);
+    check_all(&b);
+    bench_stop(&b);
+
+    snprintf(path, sizeof(path), "%s/socket", b.dir);
+    kill(new, SIGKILL);
+    waitpid(new, NULL, 0);
+    unlink(path);
+    new = nbd_server(&b, uri, sizeof(uri));
+    assert_int_equal(disk_nbd_open(uri, true, &none, &b.disk, &error), 0);
+    assert_int_equal(disk_overlay_open(b.disk, &options, &none, &b.disk, &error), 0);
+    bench_start(&b);
+    assert_int_equal(b.disk->ops->grow(b.disk, 6 * SIZE), 0);
+    traffic(&b, 200, DISK_SECTOR);
+    check_all(&b);
+    assert_int_equal(once(&b, DISK_READ, 2 * SIZE - 4096, 4096, bytes), 0);
+    assert_int_equal(bytes[0] + bytes[4095], 2 * 0x5a);
+    assert_int_equal(once(&b, DISK_READ, 6 * SIZE - 4096, 4096, bytes), 0);
+    assert_int_equal(bytes[0] + bytes[4095], 0);
+    bench_stop(&b);
+    nbd_kill(&b, new);
+    bench_remove(&b);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nbd),
-        cmocka_unit_test(test_nbd_hangs),
-        cmocka_unit_test(test_nbd_returns),
-        cmocka_unit_test(test_nbd_overlay),
+        cmocka_unit_test(test_nbd),         cmocka_unit_test(test_nbd_hangs),
+        cmocka_unit_test(test_nbd_returns), cmocka_unit_test(test_nbd_overlay),
+        cmocka_unit_test(test_nbd_grows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "unit/disk_bench.h"
 
@@ -23,8 +24,10 @@ static int open_overlay(struct bench *b, bool kept, struct umbra_error *error)
 {
     static const struct log none;
 
+    const struct disk_overlay_options options = { .path = kept ? b->overlay : NULL };
+
     open_file(b, true, false);
-    return disk_overlay_open(b->disk, kept ? b->overlay : NULL, &none, &b->disk, error);
+    return disk_overlay_open(b->disk, &options, &none, &b->disk, error);
 }
 
 static void base_is_untouched(struct bench *b)
@@ -243,12 +246,220 @@ static void test_overlay_refused(void **state)
     bench_remove(&b);
 }
 
+/* ---- Growing ----------------------------------------------------------------------------- */
+
+enum { GROWN = 3 << 20, ODD = SIZE - 1536 };
+
+static int open_sized(struct bench *b, bool kept, uint64_t size,
+                      struct umbra_error *error)
+{
+    const struct disk_overlay_options options = { .path = kept ? b->overlay : NULL,
+                                                  .size = size };
+    static const struct log none;
+
+    open_file(b, true, false);
+    return disk_overlay_open(b->disk, &options, &none, &b->disk, error);
+}
+
+/* The bytes of @b's disk are the model's first @base, then what was written, else zeroes. */
+static void check_grown(struct bench *b, const uint8_t *expected, uint64_t size)
+{
+    uint8_t *bytes = aligned_alloc(4096, size);
+
+    memset(bytes, 0xee, size);
+    assert_int_equal(atomic_load(&b->disk->size), size);
+    assert_int_equal(once(b, DISK_READ, 0, size, bytes), 0);
+    for (uint64_t i = 0; i < size; i++) {
+        if (bytes[i] != expected[i]) {
+            fail_msg("byte %llu is %02x, not %02x", (unsigned long long)i, bytes[i],
+                     expected[i]);
+        }
+    }
+    free(bytes);
+}
+
+static void put(struct bench *b, uint8_t *expected, uint64_t offset, uint64_t length,
+                uint8_t value)
+{
+    uint8_t *bytes = aligned_alloc(4096, align_up(length, 4096));
+
+    memset(bytes, value, length);
+    memset(expected + offset, value, length);
+    assert_int_equal(once(b, DISK_WRITE, offset, length, bytes), 0);
+    free(bytes);
+}
+
+/*
+ * The base ends in the middle of a block: what is behind it is zeroes, whether its block is
+ * the base's, was filled up for a write, or was never there; so after growing once more
+ * under open queues, and after opening again.
+ */
+static void grow_and_check(bool kept, bool at_opening)
+{
+    uint8_t *expected = calloc(1, 2 * GROWN);
+    struct umbra_error error;
+    struct bench b;
+
+    bench_dir(&b);
+    assert_int_equal(truncate(b.image, ODD), 0);
+    memcpy(expected, b.model, ODD);
+    assert_int_equal(open_sized(&b, kept, at_opening ? GROWN : 0, &error), 0);
+    bench_start(&b);
+    if (!at_opening) {
+        check_grown(&b, expected, ODD);
+        assert_int_equal(b.disk->ops->grow(b.disk, GROWN), 0);
+    }
+    check_grown(&b, expected, GROWN);
+    put(&b, expected, ODD + 512, 512, 0x11);   /* filled from the base and from nothing */
+    put(&b, expected, GROWN - 512, 512, 0x22); /* filled from nothing alone */
+    put(&b, expected, 2 << 20, 8192, 0x33);    /* whole blocks */
+    put(&b, expected, SIZE - 512, 1024, 0x44); /* two blocks, a sector each */
+    check_grown(&b, expected, GROWN);
+    assert_int_equal(once(&b, DISK_DISCARD, 2 << 20, 4096, NULL), 0);
+    memset(expected + (2 << 20), 0, 4096);
+    assert_int_equal(b.disk->ops->grow(b.disk, GROWN - 512), -ERANGE);
+    assert_int_equal(b.disk->ops->grow(b.disk, 2 * GROWN), 0);
+    put(&b, expected, 2 * GROWN - 4096, 4096, 0x55);
+    check_grown(&b, expected, 2 * GROWN);
+    bench_stop(&b);
+    if (kept) {
+        assert_int_equal(open_sized(&b, true, GROWN, &error),
+                         0); /* it is larger already */
+        bench_start(&b);
+        check_grown(&b, expected, 2 * GROWN);
+        bench_stop(&b);
+    }
+    bench_remove(&b);
+    free(expected);
+}
+
+static void test_overlay_grows(void **state)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        grow_and_check(i & 1, i & 2);
+    }
+}
+
+/* Traffic on one queue while another thread grows the disk again and again. */
+static void *grower(void *context)
+{
+    struct bench *b = context;
+
+    for (uint64_t size = SIZE; size <= 64 * (uint64_t)SIZE; size += SIZE) {
+        assert_int_equal(b->disk->ops->grow(b->disk, size), 0);
+    }
+    return NULL;
+}
+
+static void test_overlay_grows_busy(void **state)
+{
+    struct umbra_error error;
+    pthread_t thread;
+    struct bench b;
+
+    bench_dir(&b);
+    assert_int_equal(open_sized(&b, true, 0, &error), 0);
+    bench_start(&b);
+    pthread_create(&thread, NULL, grower, &b);
+    traffic(&b, 800, DISK_SECTOR);
+    pthread_join(thread, NULL);
+    check_all(&b);
+    bench_stop(&b);
+    bench_remove(&b);
+}
+
+/* Header fields of a kept overlay as somebody else would have them. */
+static void header_patch(const struct bench *b, unsigned offset, uint64_t value)
+{
+    uint8_t header[4096];
+    int fd = open(b->overlay, O_RDWR);
+
+    assert_int_equal(pread(fd, header, sizeof(header), 0), sizeof(header));
+    store_le64(header + offset, value);
+    store_le32(header + 40, 0);
+    store_le32(header + 40, (uint32_t)crc32(0, header, sizeof(header)));
+    assert_int_equal(pwrite(fd, header, sizeof(header), 0), sizeof(header));
+    close(fd);
+}
+
+/* Sizes that cannot be, under a checksum that is right. */
+static void test_overlay_hostile(void **state)
+{
+    static const struct {
+        unsigned offset;
+        uint64_t value;
+        const char *says; /* NULL: it is fine */
+    } cases[] = {
+        { 16, 0, "impossible size" },
+        { 16, SIZE - 512, "impossible size" },
+        { 16, SIZE + 1, "impossible size" },
+        { 16, UINT64_MAX, "does not fit" },
+        { 16, UINT64_MAX - 511, "does not fit" },
+        { 16, INT64_MAX, "does not fit" },
+        { 16, UINT64_C(1) << 55, "does not fit" },
+        { 16, UINT64_C(1) << 42, "does not fit" },
+        { 24, 0, "does not fit" },
+        { 24, 8192, "does not fit" },
+        { 24, UINT64_MAX - 4095, "does not fit" },
+        { 32, 0, "does not fit" },
+        { 32, 4096, "does not fit" },
+        { 32, UINT64_C(1) << 62, "does not fit" },
+        { 32, UINT64_MAX - MIB + 1, "does not fit" },
+        { 48, SIZE / 2, "another size" },
+        { 48, UINT64_MAX, "another size" },
+        { 16, SIZE + 512, NULL },
+        { 16, UINT64_C(1) << 40, NULL },
+        { 48, SIZE, NULL },
+    };
+    struct umbra_error error;
+    struct bench b;
+
+    bench_dir(&b);
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        int ret;
+
+        assert_int_equal(open_overlay(&b, true, &error), 0);
+        disk_destroy(b.disk);
+        header_patch(&b, cases[i].offset, cases[i].value);
+        ret = open_overlay(&b, true, &error);
+        if (cases[i].says == NULL) {
+            assert_int_equal(ret, 0);
+            bench_start(&b);
+            check_all(&b);
+            bench_stop(&b);
+        } else if (ret != -EINVAL || strstr(error.message, cases[i].says) == NULL) {
+            fail_msg("case %u: %d, %s", i, ret, ret != 0 ? error.message : "accepted");
+        }
+        unlink(b.overlay);
+    }
+    /* A field that older overlays have not: the base was as large as the disk. */
+    assert_int_equal(open_overlay(&b, true, &error), 0);
+    disk_destroy(b.disk);
+    header_patch(&b, 48, 0);
+    assert_int_equal(open_sized(&b, true, 2 * SIZE, &error), 0);
+    disk_destroy(b.disk);
+    assert_int_equal(open_sized(&b, true, SIZE - 512, &error), -ERANGE);
+    assert_non_null(strstr(error.message, "larger only"));
+    assert_int_equal(open_sized(&b, true, SIZE + 100, &error), -ERANGE);
+    /* A bitmap without room for what is asked. */
+    assert_int_equal(open_sized(&b, true, UINT64_C(1) << 49, &error), -EFBIG);
+    unlink(b.overlay);
+    assert_int_equal(open_sized(&b, true, UINT64_C(1) << 43, &error), 0);
+    disk_destroy(b.disk);
+    bench_remove(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overlay),         cmocka_unit_test(test_overlay_shared),
-        cmocka_unit_test(test_overlay_kept),    cmocka_unit_test(test_overlay_killed),
+        cmocka_unit_test(test_overlay),
+        cmocka_unit_test(test_overlay_shared),
+        cmocka_unit_test(test_overlay_kept),
+        cmocka_unit_test(test_overlay_killed),
         cmocka_unit_test(test_overlay_refused),
+        cmocka_unit_test(test_overlay_grows),
+        cmocka_unit_test(test_overlay_grows_busy),
+        cmocka_unit_test(test_overlay_hostile),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
