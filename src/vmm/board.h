@@ -21,8 +21,8 @@ enum {
 #define BOARD_LOW_RAM_END   UINT64_C(0xd0000000) /* low RAM ends here at the latest */
 #define BOARD_MMIO32_BASE   UINT64_C(0xd0000000) /* PCI window below 4 GiB, 256 MiB */
 #define BOARD_MMIO32_SIZE   UINT64_C(0x10000000)
-#define BOARD_ECAM_BASE     UINT64_C(0xe0000000) /* 256 buses */
-#define BOARD_ECAM_SIZE     UINT64_C(0x10000000)
+#define BOARD_ECAM_BASE     UINT64_C(0xe0000000) /* one bus: see acpi_mcfg() */
+#define BOARD_ECAM_SIZE     UINT64_C(0x100000)
 #define BOARD_VIRTIO_BASE   UINT64_C(0xfea00000) /* virtio-mmio devices, 4 KiB apart */
 #define BOARD_IOAPIC_BASE   UINT64_C(0xfec00000)
 #define BOARD_LAPIC_BASE    UINT64_C(0xfee00000)
