@@ -204,11 +204,14 @@ void balloon_serve(struct virtio_balloon *balloon, struct virtio_queue *queue)
     do {
         virtio_queue_disable_kicks(queue);
         while (work < BALLOON_TURN && virtio_queue_pop(queue, &balloon->chain)) {
+            uint64_t start = clock_ns();
+
             work +=
                 1 + (queue->index > QUEUE_DEFLATE
                          ? balloon_take_report(balloon)
                          : balloon_take_pages(balloon, queue->index == QUEUE_INFLATE));
             virtio_queue_push(queue, &balloon->chain, 0);
+            virtio_stat_latency(&queue->stats, clock_ns() - start);
         }
         virtio_queue_flush(queue);
         if (work >= BALLOON_TURN) {

@@ -156,6 +156,25 @@ static uint64_t number(struct rig *r, const char *name)
     return value;
 }
 
+/* How many requests of @queue have had their time taken. */
+static json_int_t timed(struct rig *r, unsigned queue)
+{
+    json_t *stats = json_object(), *bucket;
+    json_int_t sum = 0;
+    size_t i;
+
+    virtio_device_stats(r->vdev, stats);
+    json_array_foreach(
+        json_object_get(json_array_get(json_object_get(stats, "queues"), queue),
+                        "latency_log2_ns"),
+        i, bucket)
+    {
+        sum += json_integer_value(bucket);
+    }
+    json_decref(stats);
+    return sum;
+}
+
 static bool page_is(struct rig *r, uint64_t addr, uint8_t byte)
 {
     const uint8_t *page = guest_mem_const_ptr(r->mem, addr, PAGE);
@@ -203,6 +222,9 @@ static void test_pages(void **state)
             name_pages(r, 1, pages, ARRAY_SIZE(pages), 1);
             assert_int_equal(number(r, "inside"), 0);
             assert_int_equal(number(r, "deflated"), (COUNT + 1) * PAGE);
+            assert_int_equal(timed(r, 0), 1);
+            assert_int_equal(timed(r, 1), 1);
+            assert_int_equal(timed(r, 2), 0);
             guest_mem_fill(r->mem, LENT, 0xa5, COUNT * PAGE);
             assert_true(page_is(r, LENT + 50 * PAGE, 0xa5));
             assert_int_equal(atomic_load(&r->warnings), 0);
