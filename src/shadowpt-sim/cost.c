@@ -56,23 +56,27 @@ const struct cost_model cost_default = {
     .page_new = 600,
     .page_zap = 600,
     .flush = 500,
+    .agile_writes = 2,
+    .agile_interval = 65536,
 };
 
 /* ---- Names ------------------------------------------------------------------------- */
 
 #define SHAPE(name, member, help)                                                        \
     {                                                                                    \
-        name, offsetof(struct cost_model, geometry.member), true, help                   \
+        name, offsetof(struct cost_model, geometry.member), true, 0, 1u << 20, help      \
     }
-#define CYCLES(name, member, help)                                                       \
+#define NUMBER(name, member, least, most, help)                                          \
     {                                                                                    \
-        name, offsetof(struct cost_model, member), false, help                           \
+        name, offsetof(struct cost_model, member), false, least, most, help              \
     }
+#define CYCLES(name, member, help) NUMBER(name, member, 0, 1000000000u, help)
 
 static const struct parameter {
     const char *name;
     size_t offset;
     bool shape;
+    uint32_t least, most;
     const char *help;
 } parameters[] = {
     SHAPE("tlb.l1.4k", l1_4k, "first TLB, 4 KiB pages: entries/ways"),
@@ -115,6 +119,9 @@ static const struct parameter {
     CYCLES("cycles.page.new", page_new, "make a shadow page"),
     CYCLES("cycles.page.zap", page_zap, "drop a shadow page"),
     CYCLES("cycles.flush", flush, "the hypervisor flushes all TLBs"),
+    NUMBER("agile.writes", agile_writes, 1, 255,
+           "agile paging: writes in an interval that make a table nested"),
+    NUMBER("agile.interval", agile_interval, 1, 1000000000u, "... events in an interval"),
 };
 
 /* ---- Values -------------------------------------------------------------------------- */
@@ -148,8 +155,8 @@ int cost_set(struct cost_model *cost, const char *name, const char *value)
         if (strcmp(parameter->name, name) != 0) {
             continue;
         }
-        if (!number_parse(&value, parameter->shape ? 1u << 20 : 1000000000u,
-                          &shape.entries)) {
+        if (!number_parse(&value, parameter->most, &shape.entries) ||
+            shape.entries < parameter->least) {
             return -EINVAL;
         }
         if (!parameter->shape) {
@@ -252,7 +259,7 @@ static bool is_published(const char *name)
     static const char *const prefixes[] = { "tlb.l",         "lines.",
                                             "cycles.access", "cycles.tlb.",
                                             "cycles.line.",  "cycles.memory",
-                                            "cycles.exit" };
+                                            "cycles.exit",   "agile.writes" };
 
     for (size_t i = 0; i < ARRAY_SIZE(prefixes); i++) {
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0) {

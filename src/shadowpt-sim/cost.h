@@ -33,6 +33,9 @@ struct cost_model {
     uint32_t page_new;    /* a shadow page is made */
     uint32_t page_zap;    /* ... dropped */
     uint32_t flush;       /* the hypervisor flushes the TLBs of all processors */
+    /* Agile paging: not cycles. */
+    uint32_t agile_writes;   /* in an interval, that make a table nested */
+    uint32_t agile_interval; /* events */
 };
 
 extern const struct cost_model cost_default;

@@ -176,7 +176,7 @@ static void svg_axes(FILE *out, const struct axes *axes)
 void crossover_svg(FILE *out, const struct crossover_point *points, unsigned count)
 {
     static const char *const color[SIM_KINDS] = { "#666666", "#0072b2", "#d55e00",
-                                                  "#009e73", "#cc79a7" };
+                                                  "#009e73", "#cc79a7", "#000000" };
     struct axes axes = axes_of(points, count);
 
     fprintf(out,

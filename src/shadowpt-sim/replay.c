@@ -23,6 +23,7 @@ static int shadow_make(struct replay *replay)
         [SIM_SHADOW_WP] = SHADOW_WP,
         [SIM_SHADOW_UNSYNC] = SHADOW_UNSYNC,
         [SIM_SHADOW_VTLB] = SHADOW_VTLB,
+        [SIM_SHADOW_AGILE] = SHADOW_AGILE,
     };
     const struct shadow_config config = {
         .memory = &replay->ram.memory,
@@ -30,6 +31,7 @@ static int shadow_make(struct replay *replay)
         .policy = policies[replay->kind],
         .pool_pages = replay->config.shadow_pages,
         .pool_hpa = POOL_HPA,
+        .agile_writes = (uint8_t)replay->config.cost.agile_writes,
     };
     int err = shadow_create(&config, &replay->shadow);
 
@@ -216,7 +218,7 @@ static void flush_due(struct replay *replay)
             replay->log.invlpgs++;
             replay->count.invlpgs++;
             replay->count.cycles_guest += replay->config.cost.guest_invlpg;
-            if (cpu->vcpu != NULL) {
+            if (cpu->vcpu != NULL && shadow_traps_invlpg(replay->shadow)) {
                 shadow_invlpg(cpu->vcpu, cpu->invlpg[n]);
             }
         }
@@ -342,6 +344,9 @@ int replay_stop(struct replay *replay, const struct ptlog_stop *stop,
 {
     bool first = replay->log.stops++ == 0;
 
+    if (replay->shadow != NULL) {
+        shadow_tick(replay->shadow); /* a stop is an interval's end, too */
+    }
     replay->log.changes += stop->changes;
     replay->searches = 0;
     if (first) {

@@ -92,11 +92,13 @@ static void collect_exits(const struct sim_result *result, struct values *values
         { SHADOW_PAGE_NEW, "shadow_pages_made", "shadow pages made" },
         { SHADOW_PAGE_ZAP, "shadow_pages_dropped", "shadow pages dropped" },
         { SHADOW_PAGE_SYNC, "tables_synchronised", "tables synchronised" },
+        { SHADOW_TABLE_NESTED, "tables_nested", "tables made nested" },
+        { SHADOW_TABLE_BACK, "tables_back", "... and shadowed again" },
     };
 
     add_count(values, "vm_exits", "VM exits", result->exits);
     add_count(values, "exit_nested", "  nested violation",
-              result->count.nested_violations);
+              result->count.nested_violations + result->shadow.count[SHADOW_EXIT_NESTED]);
     for (unsigned i = 0; i < ARRAY_SIZE(events); i++) {
         add_count(values, events[i].name, events[i].label,
                   result->shadow.count[events[i].event]);

@@ -33,6 +33,7 @@ static const char *const event_names[SHADOW_EVENTS] = {
     [SHADOW_WRITE_PROTECT] = "write-protect",
     [SHADOW_TABLE_NESTED] = "table-nested",
     [SHADOW_TABLE_BACK] = "table-back",
+    [SHADOW_ENTRY_PREFILL] = "entry-prefill",
     [SHADOW_TABLE_COMPARE] = "table-compare",
 };
 

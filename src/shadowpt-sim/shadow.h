@@ -82,6 +82,7 @@ enum shadow_event {
     SHADOW_WRITE_PROTECT, /* writable mappings taken away to protect a table */
     SHADOW_TABLE_NESTED,  /* agile: tables that are walked nested from then on */
     SHADOW_TABLE_BACK,    /* ... shadowed again */
+    SHADOW_ENTRY_PREFILL, /* ... their entries, made at once */
     SHADOW_TABLE_COMPARE, /* ... looked through for changes, at the end of an interval */
     SHADOW_EVENTS,
 };
@@ -158,7 +159,10 @@ int shadow_load_cr3(struct shadow_vcpu *vcpu, uint64_t operand);
 
 void shadow_set_pkru(struct shadow_vcpu *vcpu, uint32_t pkru);
 
+/* To be intercepted unless shadow_traps_invlpg() says that the processor's own flush is
+ * enough. */
 void shadow_invlpg(struct shadow_vcpu *vcpu, uint64_t gva);
+bool shadow_traps_invlpg(const struct shadow_mmu *mmu);
 
 enum invpcid_type {
     INVPCID_ADDRESS,        /* @gva in @pcid, not global */
@@ -209,8 +213,7 @@ enum shadow_outcome shadow_access(struct shadow_vcpu *vcpu, uint64_t gva, uint32
  * the guest's tables, and the guest's own faults in this part need no exit.
  *
  * Only guests with 64-bit tables, CR0.WP and EFER.NXE get nested parts: their registers are
- * those that the processor has on shadow tables. All else is done as under `wp`. INVLPG needs
- * no exit (shadow_invlpg() has nothing to do). Roots change with the tables: load
+ * those that the processor has on shadow tables. All else is done as under `wp`. Roots change with the tables: load
  * shadow_vcpu_root() anew after each call of flush().
  */
 

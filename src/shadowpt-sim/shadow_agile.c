@@ -149,6 +149,29 @@ bool shadow_switch_table(struct shadow_mmu *mmu, uint64_t gpa, bool nested)
     return agile_nested(mmu, gfn) == nested;
 }
 
+/* A table that is shadowed (again) was quiet: what its A bits say is in use gets its entries
+ * at once, not one by one in hidden faults. */
+void agile_prefill(struct shadow_mmu *mmu, uint32_t index)
+{
+    struct shadow_page *page = &mmu->page[index];
+
+    if (frames_reserve(&mmu->frames, 512 + SHADOW_NODES) != 0) {
+        return;
+    }
+    for (unsigned slot = 0; slot < 512; slot++) {
+        uint64_t gfn, leaf = shadow_leaf_wanted(mmu, page, slot, &gfn);
+
+        if (leaf == 0) {
+            continue;
+        }
+        if (frame_protected(mmu, gfn)) {
+            leaf &= ~(PTE_W | PTE_D);
+        }
+        entry_set_leaf(mmu, ref_make(index, slot), leaf, gfn);
+        count(mmu, SHADOW_ENTRY_PREFILL);
+    }
+}
+
 /* ---- Intervals ----------------------------------------------------------------------------- */
 
 /* A and D are the processor's to set, so they do not count. 0 is kept for "none". */

@@ -91,6 +91,9 @@ static uint32_t child_make(struct fault *fault, uint64_t gfn, union shadow_role 
         return child;
     }
     child = shadow_page_make(mmu, gfn, role);
+    if (role.level == 1 && !role.direct && agile_role(mmu, role)) {
+        agile_prefill(mmu, child);
+    }
     if (part && role.level == fault->walk.level - 1u) {
         count(mmu, SHADOW_SPLINTER);
     }

@@ -322,6 +322,8 @@ bool agile_may_nest(const struct shadow_mmu *mmu, uint64_t gfn);
 void agile_nest(struct shadow_mmu *mmu, uint64_t gfn);
 /* ... not nested: what switches to it goes. */
 void agile_unnest(struct shadow_mmu *mmu, uint64_t gfn);
+/* Make the entries of a new level-1 page that the guest's A bits ask for. */
+void agile_prefill(struct shadow_mmu *mmu, uint32_t index);
 /* The guest wrote to a shadowed table: enough to make it nested? */
 void agile_written(struct shadow_mmu *mmu, uint64_t gfn);
 /* Forget which tables are nested, and the nested tables: all pages are dropped. */

@@ -288,6 +288,12 @@ void shadow_invlpg(struct shadow_vcpu *vcpu, uint64_t gva)
     shadow_flush_due(mmu);
 }
 
+/* wp has nothing to do either, but is what hypervisors do that intercept it. */
+bool shadow_traps_invlpg(const struct shadow_mmu *mmu)
+{
+    return mmu->config.policy != SHADOW_AGILE;
+}
+
 static void invpcid_context(struct shadow_vcpu *vcpu, uint16_t pcid, bool all)
 {
     for (unsigned i = 0; i < SHADOW_ROOTS; i++) {

@@ -16,7 +16,7 @@
 static const char *const kind_names[SIM_KINDS] = {
     [SIM_NATIVE] = "native",           [SIM_NESTED] = "nested",
     [SIM_SHADOW_WP] = "shadow-wp",     [SIM_SHADOW_UNSYNC] = "shadow-unsync",
-    [SIM_SHADOW_VTLB] = "shadow-vtlb",
+    [SIM_SHADOW_VTLB] = "shadow-vtlb", [SIM_SHADOW_AGILE] = "shadow-agile",
 };
 
 const char *sim_kind_name(enum sim_kind kind)
@@ -53,6 +53,7 @@ int sim_create(const struct sim_config *config, enum sim_kind kind,
         own->levels = own->levels != 0 ? own->levels : 4;
         own->host_shift = own->host_shift != 0 ? own->host_shift : 21;
         own->shadow_pages = own->shadow_pages != 0 ? own->shadow_pages : 262144;
+        own->cost.agile_interval += own->cost.agile_interval == 0;
         machine->kind = kind;
         err = own->ram <= 512 * GIB ? sim_cpu_init(machine) : -EINVAL;
     }
@@ -191,15 +192,33 @@ static int events_run(struct sim_machine *machine, const struct sim_event **at,
     return err;
 }
 
+/* Agile paging's interval is a number of events here. */
+static uint64_t until_tick(const struct sim_machine *machine)
+{
+    return machine->kind == SIM_SHADOW_AGILE
+               ? machine->config.cost.agile_interval - machine->since_tick
+               : UINT64_MAX;
+}
+
 int sim_run(struct sim_machine *machine, const struct sim_event *events, unsigned count,
             struct umbra_error *error)
 {
     const struct sim_event *end = events + count;
 
-    for (unsigned i = 0; i < count; i += CHUNK) {
-        const struct sim_event *at = events + i;
-        int err = events_run(machine, &at, i + CHUNK < count ? at + CHUNK : end, end);
+    while (events < end) {
+        const struct sim_event *at = events;
+        unsigned chunk = end - at < CHUNK ? (unsigned)(end - at) : CHUNK;
+        int err;
 
+        chunk = until_tick(machine) < chunk ? (unsigned)until_tick(machine) : chunk;
+        err = events_run(machine, &at, at + chunk, end);
+        machine->since_tick += chunk;
+        events += chunk;
+        if (until_tick(machine) == 0) {
+            machine->since_tick = 0;
+            shadow_tick(machine->shadow);
+            tables_note(machine);
+        }
         if (err != 0) {
             return error_errno(error, UMBRA_ERROR_INTERNAL, -err,
                                "simulating %s: event of kind %u at address %#llx%s",
@@ -224,17 +243,20 @@ uint64_t sim_shadow_cycles(const struct cost_model *cost, const uint64_t *count,
         [SHADOW_EXIT_TABLE_WRITE] = cost->emulate,
         [SHADOW_EXIT_WP_CLEAR] = cost->fill,
         [SHADOW_EXIT_EMULATE] = cost->emulate,
+        [SHADOW_EXIT_NESTED] = cost->fill,
         [SHADOW_EXIT_MMIO] = cost->emulate,
         [SHADOW_EXIT_CR3] = cost->cr3,
         [SHADOW_EXIT_INVLPG] = cost->invlpg,
         [SHADOW_EXIT_INVPCID] = cost->invlpg,
         [SHADOW_EXIT_MODE] = cost->cr3,
     };
-    uint64_t cycles = count[SHADOW_REMOTE_FLUSH] * cost->flush +
-                      count[SHADOW_PAGE_NEW] * cost->page_new +
-                      count[SHADOW_PAGE_ZAP] * cost->page_zap +
-                      count[SHADOW_PAGE_SYNC] * cost->sync_page +
-                      count[SHADOW_ENTRY_SYNC] * cost->sync_entry;
+    uint64_t cycles =
+        count[SHADOW_REMOTE_FLUSH] * cost->flush +
+        count[SHADOW_PAGE_NEW] * cost->page_new +
+        count[SHADOW_PAGE_ZAP] * cost->page_zap +
+        count[SHADOW_PAGE_SYNC] * cost->sync_page +
+        count[SHADOW_TABLE_COMPARE] * cost->sync_page +
+        (count[SHADOW_ENTRY_SYNC] + count[SHADOW_ENTRY_PREFILL]) * cost->sync_entry;
 
     for (unsigned i = 0; i < SHADOW_EXITS; i++) {
         *exits += count[i];

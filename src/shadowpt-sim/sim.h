@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The simulation: one stream of events, a small guest OS with page tables of its own, and
- * five ways to translate its addresses, each with its own caches and costs. */
+ * six ways to translate its addresses, each with its own caches and costs. */
 #ifndef SHADOWPT_SIM_SIM_H
 #define SHADOWPT_SIM_SIM_H
 
@@ -55,6 +55,7 @@ enum sim_kind {
     SIM_SHADOW_WP,
     SIM_SHADOW_UNSYNC,
     SIM_SHADOW_VTLB,
+    SIM_SHADOW_AGILE,
     SIM_KINDS,
 };
 

@@ -58,13 +58,16 @@ struct sim_machine {
     uint16_t pcid;
     const struct mmu_mode *check; /* the mode that TLB hits and walks are checked with */
     uint64_t root;                /* of the tables that the processor walks first */
+    bool from_cr3;                /* agile: it is the guest's, and all is walked nested */
     struct sim_tables tables, nested_tables;
+    struct sim_tables guest_tables; /* agile: by host address, where walks go on nested */
     struct sim_hint hint[SIM_HINTS], nested_hint[SIM_HINTS];
     uint64_t misses_before; /* at the last chunk of events */
+    uint64_t since_tick;    /* events */
     struct mmu_mode mode;   /* native, nested */
     struct sim_ram ram;
     struct mmu_slots slots;
-    struct nested_table nested;
+    struct nested_table nested;    /* agile: a view of the shadow MMU's own */
     struct table_pool shadow_pool; /* the memory that @shadow's tables are in */
     struct shadow_mmu *shadow;
     struct shadow_vcpu *vcpu;

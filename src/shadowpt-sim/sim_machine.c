@@ -28,6 +28,19 @@ int sim_cpu_store(struct sim_machine *machine, uint64_t gpa, uint64_t value)
     }
 }
 
+/* What the processor's registers say of the tables: the shadow MMU may change its roots. */
+static void roots_load(struct sim_machine *machine)
+{
+    uint64_t nested = shadow_nested_root(machine->shadow);
+
+    machine->from_cr3 = shadow_vcpu_nested(machine->vcpu);
+    machine->root = machine->from_cr3 ? machine->mode.cr3 & PTE_ADDRESS_MASK
+                                      : shadow_vcpu_root(machine->vcpu);
+    if (nested != 0) {
+        machine->nested.root = pool_index(&machine->shadow_pool, nested);
+    }
+}
+
 int sim_cpu_load_cr3(struct sim_machine *machine, uint64_t root, uint16_t pcid,
                      bool flush)
 {
@@ -41,7 +54,10 @@ int sim_cpu_load_cr3(struct sim_machine *machine, uint64_t root, uint16_t pcid,
     }
     machine->mode.cr3 = operand;
     machine->pcid = pcid;
-    machine->root = machine->shadow != NULL ? shadow_vcpu_root(machine->vcpu) : root;
+    machine->root = root;
+    if (machine->shadow != NULL) {
+        roots_load(machine);
+    }
     if (flush) {
         tlb_flush_pcid(&machine->tlb, pcid);
     }
@@ -52,7 +68,7 @@ void sim_cpu_invlpg(struct sim_machine *machine, uint64_t gva)
 {
     machine->count.invlpgs++;
     machine->count.cycles_guest += machine->config.cost.guest_invlpg;
-    if (machine->shadow != NULL) {
+    if (machine->shadow != NULL && shadow_traps_invlpg(machine->shadow)) {
         shadow_invlpg(machine->vcpu, gva);
     }
     tlb_invlpg(&machine->tlb, gva, machine->pcid);
@@ -75,7 +91,7 @@ int sim_cpu_start(struct sim_machine *machine, uint64_t root)
         int err = shadow_set_mode(machine->vcpu, mode);
 
         machine->check = shadow_vcpu_hardware(machine->vcpu);
-        machine->root = shadow_vcpu_root(machine->vcpu);
+        roots_load(machine);
         return err;
     }
     return 0;
@@ -86,6 +102,9 @@ static void sim_cpu_flush(void *context)
     struct sim_machine *machine = context;
 
     tlb_flush_all(&machine->tlb);
+    if (machine->vcpu != NULL) {
+        roots_load(machine);
+    }
 }
 
 /* The host walks these too, at each simulated walk: with large pages it rarely needs to.
@@ -109,6 +128,7 @@ static int shadow_init(struct sim_machine *machine)
         [SIM_SHADOW_WP] = SHADOW_WP,
         [SIM_SHADOW_UNSYNC] = SHADOW_UNSYNC,
         [SIM_SHADOW_VTLB] = SHADOW_VTLB,
+        [SIM_SHADOW_AGILE] = SHADOW_AGILE,
     };
     struct shadow_config config = {
         .memory = &machine->ram.memory,
@@ -117,6 +137,8 @@ static int shadow_init(struct sim_machine *machine)
         .hooks = { machine, sim_cpu_flush },
         .pool_pages = machine->config.shadow_pages,
         .pool_hpa = MACHINE_POOL_HPA,
+        .agile_writes = (uint8_t)machine->config.cost.agile_writes,
+        .nested_levels = machine->config.levels,
     };
     struct mmu_cpu cpu = MMU_CPU_DEFAULT;
     int err = pool_init(&machine->shadow_pool, config.pool_pages, NULL, config.pool_hpa);
@@ -124,6 +146,15 @@ static int shadow_init(struct sim_machine *machine)
     config.pool = machine->shadow_pool.base;
     err = err != 0 ? err : shadow_create(&config, &machine->shadow);
     machine->tables = pool_tables(&machine->shadow_pool);
+    if (machine->kind == SIM_SHADOW_AGILE) {
+        machine->nested_tables = machine->tables;
+        machine->guest_tables =
+            (struct sim_tables){ machine->ram.region[0].host, MACHINE_RAM_HPA,
+                                 machine->config.ram };
+        machine->nested.config.kind = NESTED_NPT;
+        machine->nested.config.levels = config.nested_levels;
+        machine->nested.pool = machine->shadow_pool;
+    }
     return err != 0 ? err : shadow_vcpu_create(machine->shadow, &cpu, &machine->vcpu);
 }
 

@@ -47,14 +47,19 @@ static inline void hint_note(struct sim_hint *hints, uint64_t address,
 
 /* ---- The nested dimension ---------------------------------------------------------------- */
 
-static bool nested_leaf(struct hardware_walk *walk, uint64_t entry, unsigned level,
+static inline bool nested_accessed(const struct nested_table *nested, uint64_t entry)
+{
+    return entry & (nested->config.kind == NESTED_EPT ? EPT_A : PTE_A);
+}
+
+static bool nested_leaf(const struct nested_table *nested, uint64_t entry, unsigned level,
                         struct tlb_nested *leaf)
 {
     leaf->shift = 12 + 9 * (level - 1);
     leaf->page = entry & PTE_ADDRESS_MASK & ~(((uint64_t)1 << leaf->shift) - 1);
-    leaf->dirty = entry & EPT_D;
+    leaf->dirty = entry & (nested->config.kind == NESTED_EPT ? EPT_D : PTE_D);
     leaf->saved++;
-    return entry & EPT_A;
+    return nested_accessed(nested, entry);
 }
 
 /* GPA to HPA for @wanted (NESTED_*). */
@@ -97,10 +102,10 @@ static bool nested_locate(struct hardware_walk *walk, uint64_t gpa, uint32_t wan
         if (is_leaf) {
             leaf->perms = table.word & TLB_TABLE_PERMS;
             leaf->saved = (uint32_t)(table.word >> TLB_TABLE_SAVED);
-            accessed &= nested_leaf(walk, entry, level, leaf);
+            accessed &= nested_leaf(nested, entry, level, leaf);
             break;
         }
-        accessed &= (entry & EPT_A) != 0;
+        accessed &= nested_accessed(nested, entry);
         table.address = entry & PTE_ADDRESS_MASK;
         table.word += (uint64_t)1 << TLB_TABLE_SAVED;
         if (accessed) {
@@ -195,52 +200,77 @@ static bool table_locate(struct hardware_walk *walk, struct tlb_value *table)
     return true;
 }
 
+/* How walks go: in one dimension, in two, or in one that may go over to two. */
+enum walk_kind {
+    WALK_ONE,
+    WALK_TWO,
+    WALK_AGILE,
+};
+
+/* Which tables an address leads to, where walks go over from the shadow's to the guest's. */
+TLB_INLINE bool guest_table(const struct sim_machine *machine, uint64_t address)
+{
+    return address - machine->guest_tables.base < machine->guest_tables.size;
+}
+
 /* Fill @to. False: the library has to look. */
-static inline __attribute__((always_inline)) bool
-hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva, struct tlb_value *to)
+TLB_INLINE bool hardware_walk(struct hardware_walk *walk, enum walk_kind kind,
+                              uint64_t gva, struct tlb_value *to)
 {
     struct sim_machine *machine = walk->machine;
+    const struct sim_tables *tables = &machine->tables;
     const struct mmu_mode *mode = walk->mode;
     struct tlb_value table = { machine->root, MMU_PERM_ALL };
     unsigned level = mode->levels, known, fill = 0;
+    bool two = kind == WALK_TWO || (kind == WALK_AGILE && machine->from_cr3);
+    bool located; /* @table is where the table is in the host */
     uint64_t entry;
 
     if (!mmu_canonical(mode, gva)) {
         return false;
     }
     known = tlb_table_find(machine->tlb.pwc, gva, machine->pcid, &table);
+    located = known != 0;
     if (known != 0) {
         machine->tlb.stats.pwc_hits++;
         walk->skipped += (unsigned)(table.word >> TLB_TABLE_SAVED);
         level = known - 1;
+        two |= kind == WALK_AGILE && guest_table(machine, table.address);
     } else {
         machine->tlb.stats.pwc_misses++;
+    }
+    if (kind == WALK_AGILE && two) {
+        tables = &machine->guest_tables;
     }
     for (;; level--) {
         unsigned index = gva >> (12 + 9 * (level - 1)) & 511;
         bool large;
 
-        if (two && level + 1 != known && !table_locate(walk, &table)) {
+        if (two && !located && !table_locate(walk, &table)) {
             return false;
         }
+        located = false;
         if (fill != 0) {
             tlb_table_fill(machine->tlb.pwc, gva, machine->pcid, fill, table);
         }
         if (level == 1) {
-            hint_note(machine->hint, gva, &machine->tables, table.address);
+            hint_note(machine->hint, gva, tables, table.address);
         }
-        if (!entry_read(walk, &machine->tables, table.address + 8 * index, &entry) ||
+        if (!entry_read(walk, tables, table.address + 8 * index, &entry) ||
             !(entry & PTE_P)) {
             return false;
         }
         large = (entry & PTE_PS) && ((mode->large_levels >> level) & 1);
-        if (entry & mode->reserved[large][level]) {
+        if (kind == WALK_AGILE && !two && (entry & SHADOW_SWITCH)) {
+            two = located = true;
+            tables = &machine->guest_tables;
+        } else if (entry & mode->reserved[large][level]) {
             return false;
-        }
-        table.word &= ~(uint64_t)MMU_PERM_ALL | entry_perms(entry);
-        if (large || level == 1) {
+        } else if (large || level == 1) {
+            table.word &= ~(uint64_t)MMU_PERM_ALL | entry_perms(entry);
             break;
         }
+        table.word &= ~(uint64_t)MMU_PERM_ALL | entry_perms(entry);
         walk->mark |= !(entry & PTE_A);
         fill = (entry & PTE_A) ? level : 0;
         table.address = entry & PTE_ADDRESS_MASK;
@@ -255,13 +285,13 @@ hardware_walk(struct hardware_walk *walk, bool two, uint64_t gva, struct tlb_val
                        to);
 }
 
-static inline __attribute__((always_inline)) bool
-walk_model(struct sim_machine *machine, bool two, uint64_t gva, uint32_t access)
+TLB_INLINE bool walk_model(struct sim_machine *machine, enum walk_kind kind, uint64_t gva,
+                           uint32_t access)
 {
     struct hardware_walk walk = { machine, machine->check, access, 0, 0, false };
     struct sim_counters *count = &machine->count;
     struct tlb_value to;
-    bool served = hardware_walk(&walk, two, gva, &to) && !walk.mark;
+    bool served = hardware_walk(&walk, kind, gva, &to) && !walk.mark;
 
     count->skipped += walk.skipped;
     count->histogram[walk.references < SIM_REFERENCES ? walk.references
@@ -283,7 +313,7 @@ static enum access_end walk_native(struct sim_machine *machine, uint64_t gva,
     struct mmu_walk walk;
     enum mmu_outcome outcome;
 
-    if (!walked && walk_model(machine, false, gva, access)) {
+    if (!walked && walk_model(machine, WALK_ONE, gva, access)) {
         return ACCESS_DONE;
     }
     outcome = mmu_walk(&machine->mode, &machine->ram.memory, gva, access, &walk);
@@ -302,7 +332,7 @@ static enum access_end walk_nested(struct sim_machine *machine, uint64_t gva,
         struct nested_walk walk = { .trace = NULL };
         enum mmu_outcome outcome;
 
-        if (!walked && walk_model(machine, true, gva, access)) {
+        if (!walked && walk_model(machine, WALK_TWO, gva, access)) {
             return ACCESS_DONE;
         }
         outcome = nested_translate(&machine->nested, &machine->mode, gva, access, &walk);
@@ -329,12 +359,17 @@ static enum access_end walk_shadow(struct sim_machine *machine, uint64_t gva,
         struct mmu_translation to;
         struct shadow_result result;
 
-        if (!walked && walk_model(machine, false, gva, access)) {
+        if (!walked && (machine->kind == SIM_SHADOW_AGILE
+                            ? walk_model(machine, WALK_AGILE, gva, access)
+                            : walk_model(machine, WALK_ONE, gva, access))) {
             return ACCESS_DONE;
         }
         if (shadow_translate(machine->vcpu, gva, access, &to)) { /* A was to be set */
             tlb_insert(&machine->tlb, gva, machine->pcid, &to);
             return ACCESS_DONE;
+        }
+        if (shadow_delivers(machine->vcpu, gva, access, &result.error_code)) {
+            return ACCESS_FAULT;
         }
         switch (shadow_fault(machine->vcpu, gva, access, &result)) {
         case SHADOW_OK:
@@ -469,7 +504,8 @@ TLB_INLINE enum access_end miss(struct sim_machine *machine, bool two, uint64_t 
     bool served;
 
     machine->tlb.stats.misses++;
-    if (!walk_quick(machine, two, gva, access, &served)) {
+    if (machine->kind == SIM_SHADOW_AGILE ||
+        !walk_quick(machine, two, gva, access, &served)) {
         return walk_any(machine, gva, access, false, gpa);
     }
     return served ? ACCESS_DONE : walk_any(machine, gva, access, true, gpa);

@@ -6,7 +6,7 @@ set -euo pipefail
 build=$1
 measure() { # WHAT SIZE PAGES ACCESSES
     echo "random accesses over $2, host pages of $3 ($1):"
-    for policy in native nested wp unsync vtlb; do
+    for policy in native nested wp unsync vtlb agile; do
         "$build/umbra" mmu run --generate random --size "$2" --host-pages "$3" \
             --accesses "$4" --quiet --speed --policy $policy 2>&1 >/dev/null
     done

@@ -58,7 +58,8 @@ class Mmu(unittest.TestCase):
         self.assertEqual(missing.returncode, 66)
 
     def test_run(self):
-        names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb"]
+        names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb",
+                 "shadow-agile"]
         options = ["--size", "1M", "--accesses", "5000"]
         report = json.loads(self.ok("run", "--generate", "churn", "--json", *options))
         self.assertEqual([c["name"] for c in report["configurations"]], names)
@@ -137,7 +138,8 @@ class Mmu(unittest.TestCase):
         path = os.path.join(self.folder, "log")
         with open(path, "wb") as out:
             out.write(log)
-        names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb"]
+        names = ["native", "nested", "shadow-wp", "shadow-unsync", "shadow-vtlb",
+                 "shadow-agile"]
         report = json.loads(self.ok("run", "--log", path, "--json"))
         self.assertEqual([c["name"] for c in report["configurations"]], names)
         for configuration in report["configurations"]:

@@ -105,7 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 1) {
         return 0;
     }
-    kind = (enum sim_kind)(data[0] % (SIM_SHADOW_VTLB + 1));
+    kind = (enum sim_kind)(data[0] % SIM_KINDS);
     data++;
     size--;
     if (size >= PTLOG_HEAD_SIZE && memcmp(data, PTLOG_MAGIC, 8) == 0) {

@@ -206,7 +206,7 @@ static void test_replay(void **state)
         char *bytes;
 
         write_log(world_seed(100) + seed, 25, &bytes, &size, &guest);
-        for (unsigned kind = SIM_NATIVE; kind <= SIM_SHADOW_VTLB; kind++) {
+        for (unsigned kind = SIM_NATIVE; kind < SIM_KINDS; kind++) {
             const struct replay_config config = { .cost = cost_default };
             const struct ptlog_stop *stop;
             struct ptlog_reader *reader;
@@ -325,7 +325,7 @@ static void *read_file(const char *path, size_t *size)
 
 static void test_boot(void **state)
 {
-    enum { KINDS = SIM_SHADOW_VTLB + 1, AUDIT = 50 };
+    enum { KINDS = SIM_KINDS, AUDIT = 50 };
     const struct replay_config config = { .cost = cost_default };
     struct sim_result result[KINDS];
     struct umbra_error error;

@@ -287,6 +287,128 @@ static void test_marks_across_formats(void **state)
     bench_end();
 }
 
+/* ---- Agile paging ---------------------------------------------------------------------------------- */
+
+static unsigned references(uint64_t gva)
+{
+    struct mmu_trace trace;
+
+    shadow_trace(bench.vcpu[0], gva, &trace);
+    return trace.count;
+}
+
+/* Wholly shadowed n references; one level of the guest's more nested, m more. From the root on
+ * its GPA is to be located, too: n * m + n + m. */
+static void test_agile_references(void **state)
+{
+    static const unsigned tables[] = { LEAVES, DIRECTORY, UPPER, ROOT_A };
+    static const unsigned small[] = { 8, 12, 16, 24 }, large[] = { 0, 6, 10, 18 };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(tables); i++) {
+        bench_begin(SHADOW_AGILE, 255);
+        enter(0, 0, ROOT_A);
+        put(DIRECTORY, 1,
+            8 * GIB + (PTE_PS | 7)); /* a 2 MiB page on 2 MiB of the host's */
+        expect(0, 0x1000, 0, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL);
+        expect(0, 2 * MIB, 0, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL);
+        assert_int_equal(references(0x1000), 4);
+        assert_int_equal(references(2 * MIB), 3);
+        assert_true(shadow_switch_table(bench.mmu, at(tables[i]), true));
+        expect(0, 0x1000, 0, SHADOW_OK, SHADOW_EXIT_NESTED);
+        expect(0, 0x1000, 0, SHADOW_OK, NO_EXIT);
+        assert_int_equal(references(0x1000), small[i]);
+        if (large[i] != 0) {
+            expect(0, 2 * MIB, 0, SHADOW_OK, SHADOW_EXIT_NESTED);
+            assert_int_equal(references(2 * MIB), large[i]);
+        }
+        assert_int_equal(shadow_vcpu_nested(bench.vcpu[0]), tables[i] == ROOT_A);
+        /* What the guest may not do it learns without us. */
+        put(LEAVES, 2, 0);
+        expect(0, 0x2000, 0, SHADOW_FAULT, NO_EXIT);
+        for (int n = (int)i; n >= 0; n--) { /* the way back is from the top down */
+            assert_true(shadow_switch_table(bench.mmu, at(tables[n]), false));
+            expect(0, 0x1000, 0, SHADOW_OK,
+                   n > 0 ? SHADOW_EXIT_NESTED : SHADOW_EXIT_HIDDEN_FILL);
+            assert_int_equal(references(0x1000), n > 0 ? small[n - 1] : 4);
+        }
+        bench_end();
+    }
+}
+
+/* Two writes in an interval, and the table is the guest's own; an interval without a change,
+ * and it is shadowed again, with entries for what was in use. */
+static void test_agile_cycle(void **state)
+{
+    bench_begin(SHADOW_AGILE, 3);
+    enter(0, 0, ROOT_A);
+    expect(0, 0x1000, MMU_USER, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL);
+    expect(0, 0x10000, MMU_WRITE, SHADOW_TABLE_WRITE, SHADOW_EXIT_TABLE_WRITE);
+    assert_int_equal(shadow_write(bench.mmu, at(LEAVES) + 8 * 2, 8, 0x200007), 0);
+    shadow_tick(bench.mmu);
+    assert_int_equal(shadow_write(bench.mmu, at(LEAVES) + 8 * 3, 8, 0x201007), 0);
+    assert_true(frame_protected(bench.mmu, at(LEAVES) >> 12)); /* one in each */
+    assert_int_equal(shadow_write(bench.mmu, at(LEAVES) + 8 * 4, 8, 0x202007), 0);
+    assert_false(frame_protected(bench.mmu, at(LEAVES) >> 12));
+    assert_int_equal(counted(SHADOW_TABLE_NESTED), 1);
+    expect(0, 0x2000, MMU_USER, SHADOW_OK, SHADOW_EXIT_NESTED);
+    expect(0, 0x10000, MMU_WRITE, SHADOW_OK, NO_EXIT);
+    put(LEAVES, 3, 0x300007); /* unseen, and at once true */
+    expect(0, 0x3000, MMU_USER | MMU_WRITE, SHADOW_OK, SHADOW_EXIT_NESTED);
+    assert_int_equal(get(LEAVES, 3) & 0x60, PTE_A | PTE_D);
+    put(LEAVES, 3, 0x300005);
+    expect(0, 0x3000, MMU_USER | MMU_WRITE, SHADOW_FAULT, NO_EXIT);
+    /* Upper tables are shadowed still; the second processor shares them. */
+    enter(1, 0, ROOT_B);
+    expect(1, 0x3000, MMU_USER, SHADOW_OK, SHADOW_EXIT_NESTED); /* to link the root */
+    expect(1, 0x2000, MMU_USER, SHADOW_OK, NO_EXIT);
+    shadow_tick(bench.mmu);
+    put(LEAVES, 3, 0x300007);
+    shadow_tick(bench.mmu);
+    expect(0, 0x2000, MMU_USER, SHADOW_OK, NO_EXIT);
+    unsigned before = bench.flushes;
+
+    shadow_tick(bench.mmu); /* nothing changed but A and D */
+    assert_true(bench.flushes > before);
+    assert_int_equal(counted(SHADOW_TABLE_BACK), 1);
+    expect(0, 0x2000, MMU_USER, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL);
+    assert_true(counted(SHADOW_ENTRY_PREFILL) >= 3);
+    expect(0, 0x1000, MMU_USER, SHADOW_OK, NO_EXIT);                 /* made with it */
+    expect(0, 0x3000, MMU_USER, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL); /* its A was lost */
+    expect(0, 0x10000, MMU_WRITE, SHADOW_TABLE_WRITE, SHADOW_EXIT_TABLE_WRITE);
+    bench_end();
+}
+
+/* Where nested parts cannot be, the table is shadowed after all. */
+static void test_agile_not_nested(void **state)
+{
+    struct mmu_mode mode;
+
+    bench_begin(SHADOW_AGILE, 255);
+    put(DIRECTORY, 1, 0xf0000007); /* a table in ROM */
+    enter(0, 0, ROOT_A);
+    assert_false(shadow_switch_table(bench.mmu, 0xf0000000, true));
+    assert_false(shadow_switch_table(bench.mmu, 0xc0000000, true)); /* in no slot */
+    assert_true(shadow_switch_table(bench.mmu, at(DIRECTORY), true));
+    *(uint64_t *)sim_ram_host(&bench.world.ram, 0xf0000000, 8) = 0x300067;
+    expect(0, 0x1000, 0, SHADOW_OK, SHADOW_EXIT_NESTED);
+    expect(0, 2 * MIB, 0, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL);
+    assert_int_equal(counted(SHADOW_TABLE_BACK), 1);
+    /* A guest with CR0.WP = 0 is shadowed whole, and its pages in use stay. */
+    mode = long_mode(0, ROOT_B);
+    mode.cr0 &= ~CR0_WP;
+    assert_true(shadow_switch_table(bench.mmu, at(ROOT_B), true));
+    assert_int_equal(shadow_set_mode(bench.vcpu[1], &mode), 0);
+    assert_false(shadow_vcpu_nested(bench.vcpu[1]));
+    assert_false(shadow_switch_table(bench.mmu, at(ROOT_B), true));
+    /* A table that is its own parent. */
+    put(ROOT_A, 1, at(ROOT_A) | 7);
+    assert_true(shadow_switch_table(bench.mmu, at(UPPER), true));
+    put(UPPER, 1, at(ROOT_A) | 7);
+    put(LEAVES, 0, 0x300007);
+    expect(0, GIB, 0, SHADOW_OK, SHADOW_EXIT_HIDDEN_FILL); /* root, UPPER, root, UPPER */
+    bench_end();
+}
+
 /* ---- Large pages ------------------------------------------------------------------------------------------ */
 
 static void test_large_pages(void **state)
@@ -519,6 +641,9 @@ int main(void)
         cmocka_unit_test(test_mode_change_reaches_other_pcids),
         cmocka_unit_test(test_stale_tlb_entry_is_flushed),
         cmocka_unit_test(test_marks_across_formats),
+        cmocka_unit_test(test_agile_references),
+        cmocka_unit_test(test_agile_cycle),
+        cmocka_unit_test(test_agile_not_nested),
         cmocka_unit_test(test_large_pages),
         cmocka_unit_test(test_write_protect_off),
         cmocka_unit_test(test_eviction_keeps_roots),

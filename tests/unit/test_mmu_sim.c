@@ -131,10 +131,10 @@ static void test_references_without_caches(void **state)
     static const struct {
         uint8_t levels, host_shift;
         bool large;
-        unsigned native, nested;
-    } cases[] = { { 4, 12, false, 4, 24 }, { 5, 12, false, 5, 35 },
-                  { 4, 21, false, 4, 19 }, { 4, 30, false, 4, 14 },
-                  { 4, 21, true, 3, 15 },  { 4, 12, true, 3, 19 } };
+        unsigned native, nested, shadow;
+    } cases[] = { { 4, 12, false, 4, 24, 4 }, { 5, 12, false, 5, 35, 5 },
+                  { 4, 21, false, 4, 19, 4 }, { 4, 30, false, 4, 14, 4 },
+                  { 4, 21, true, 3, 15, 3 },  { 4, 12, true, 3, 19, 4 } };
 
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         struct sim_config config = { .cost = cost_default,
@@ -159,6 +159,19 @@ static void test_references_without_caches(void **state)
         measure(&config, GENERATE_RANDOM, &workload, SIM_NESTED, &result);
         assert_int_equal(result.count.references, result.count.walks * cases[i].nested);
         assert_int_equal(result.count.skipped, 0);
+        /* Never switched; see also the counts at each switching point in test_mmu_shadow.c. */
+        config.cost.agile_writes = 255;
+        config.cost.agile_interval = 1;
+        measure(&config, GENERATE_RANDOM, &workload, SIM_SHADOW_AGILE, &result);
+        assert_int_equal(result.shadow.count[SHADOW_TABLE_NESTED], 0);
+        assert_int_equal(result.count.references, result.count.walks * cases[i].shadow);
+        if (!cases[i].large && cases[i].host_shift == 12) { /* two levels of tables are */
+            config.cost.agile_writes = 2;
+            config.cost.agile_interval = 1 << 20;
+            measure(&config, GENERATE_RANDOM, &workload, SIM_SHADOW_AGILE, &result);
+            assert_int_equal(result.count.references,
+                             result.count.walks * cases[i].levels * 3);
+        }
     }
 }
 
@@ -173,11 +186,16 @@ static void test_references_saved(void **state)
                                      .host_shift = 12 };
         struct generate_config workload;
         struct sim_result quick, plain;
-        uint64_t full = kind == SIM_NESTED ? 24 : 4;
+        /* Agile: its first interval does not end here, so it goes on nested in the two lower
+         * levels, where the pages were mapped one by one. */
+        uint64_t full = kind == SIM_NESTED         ? 24
+                        : kind == SIM_SHADOW_AGILE ? 4 + 2 * 4
+                                                   : 4;
 
         generate_defaults(GENERATE_RANDOM, &workload);
         workload.bytes = 256 * MIB;
         workload.accesses = 50000;
+        config.cost.agile_interval = 1 << 20;
         measure(&config, GENERATE_RANDOM, &workload, kind, &quick);
         assert_true(quick.count.references < quick.count.walks * full / 2);
         assert_int_equal(quick.count.references + quick.count.skipped,

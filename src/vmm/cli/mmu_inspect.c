@@ -477,7 +477,7 @@ static int inspect_parse(struct inspect *inspect, int argc, char **argv)
         { "limit", "N", "page-table entries to read of one space; default 67108864" },
         { "summary", NULL, "do not list the ranges" },
         { "no-shadow", NULL, "do not work out what shadow tables cost" },
-        { "policy", "wp|unsync|vtlb", "of the shadow tables; default wp" },
+        { "policy", "wp|unsync|vtlb|agile", "of the shadow tables; default wp" },
         { "host-pages", "4K|2M|1G", "largest pages that back the guest; default 2M" },
         { "json", NULL, "print JSON" },
         { "quiet", NULL, "no progress on stderr" },

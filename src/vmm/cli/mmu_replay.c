@@ -15,7 +15,7 @@
 #define COMMAND "mmu run"
 
 /* Those that a log can be replayed with. */
-enum { KINDS = SIM_SHADOW_VTLB + 1 };
+enum { KINDS = SIM_KINDS };
 
 struct bench {
     struct replay *replay[KINDS];

@@ -339,7 +339,7 @@ int mmu_command_run(int argc, char **argv)
           "strace -f of the same run: its mmap, munmap, mprotect, fork" },
         { "log", "FILE", "a guest's page tables over time (umbra mmu record)" },
         { "generate", "KIND", "a workload of umbra mmu generate, without a file" },
-        { "policy", "P", "only this (repeat): native, nested, wp, unsync, vtlb" },
+        { "policy", "P", "only this (repeat): native, nested, wp, unsync, vtlb, agile" },
         { "speed", NULL, "say how many accesses a second were simulated" },
         WORKLOAD_OPTIONS,
         MACHINE_OPTIONS,
