@@ -229,6 +229,14 @@ UMBRA_API int umbra_memory_range_at(struct umbra_vm *vm, size_t index,
                                     struct umbra_memory_range *range);
 
 /**
+ * How much of the host's memory the guest's takes: @p bytes as of at most a second ago (a
+ * little longer where it is very much). Guest memory comes from the host when it is first
+ * touched, and goes back through a balloon.
+ */
+UMBRA_API int umbra_memory_resident(struct umbra_vm *vm, uint64_t *bytes,
+                                    struct umbra_error *error);
+
+/**
  * Find the 4 KiB pages of RAM that hold the @p length bytes of @p bytes at @p offset: up to
  * @p max of them in @p gpa, by address. @p count is how many there are, which may be more.
  */

@@ -24,6 +24,8 @@ struct guest_mem {
         _Atomic uint64_t size;
     } holes[GUEST_MEM_MAX_HOLES];
     atomic_uint hole_count;
+    /* guest_mem_resident_lately(): what it found, until when that does. */
+    atomic_ulong resident, resident_until;
 };
 
 int guest_mem_create(const struct guest_mem_options *options, struct guest_mem **out,
@@ -344,6 +346,24 @@ uint64_t guest_mem_resident(const struct guest_mem *mem)
         total += guest_region_resident(&mem->regions[i]);
     }
     return total;
+}
+
+uint64_t guest_mem_resident_lately(struct guest_mem *mem)
+{
+    enum { SHARE = 100, SECOND_NS = 1000000000 };
+    uint64_t now = clock_ns(), resident, spent;
+
+    /* Acquire pairs with the release below. */
+    if (now < atomic_load_explicit(&mem->resident_until, memory_order_acquire)) {
+        return atomic_load_explicit(&mem->resident, memory_order_relaxed);
+    }
+    resident = guest_mem_resident(mem);
+    spent = (clock_ns() - now) * SHARE;
+    atomic_store_explicit(&mem->resident, resident, memory_order_relaxed);
+    atomic_store_explicit(&mem->resident_until,
+                          now + (spent > SECOND_NS ? spent : SECOND_NS),
+                          memory_order_release);
+    return resident;
 }
 
 int guest_mem_hide(struct guest_mem *mem, gpa addr, uint64_t length)

@@ -124,6 +124,10 @@ uint64_t guest_mem_page_size(const struct guest_mem *mem);
 /* The bytes of host memory that the regions take now. Any thread; slow on private memory. */
 uint64_t guest_mem_resident(const struct guest_mem *mem);
 
+/* The same as of at most a second ago, or longer where finding out takes long: asking again
+ * and again costs a hundredth of a processor at most. Any thread. */
+uint64_t guest_mem_resident_lately(struct guest_mem *mem);
+
 /*
  * Planned faults: RAM that is there no more. Hidden ranges are outside memory for
  * everything here, but pointers that were given out stay valid, and the contents stay.

@@ -140,6 +140,9 @@ static json_t *call_status(const struct control_request *request)
     json_object_set_new(json, "pid", json_integer(getpid()));
     json_object_set_new(json, "cpus", json_integer(vm->config->cpus));
     json_object_set_new(json, "memory", json_integer((json_int_t)vm->config->memory));
+    json_object_set_new(
+        json, "memory_resident",
+        json_integer((json_int_t)guest_mem_resident_lately(vm->machine.mem)));
     json_object_set_new(json, "kernel", json_string(vm->machine.entry.description));
     json_object_set_new(
         json, "run_ns",
@@ -257,7 +260,7 @@ static json_t *call_discover(const struct control_request *request);
 
 static const struct control_method methods[] = {
     { "rpc.discover", "the methods and their parameters", call_discover, { { 0 } } },
-    { "status", "name, state, size and age of the VM", call_status, { { 0 } } },
+    { "status", "name, state, sizes and age of the VM", call_status, { { 0 } } },
     { "pause", "hold every vCPU and device", call_pause, { { 0 } } },
     { "resume", "let them go on", call_resume, { { 0 } } },
     { "power_button", "press the ACPI power button", call_power_button, { { 0 } } },

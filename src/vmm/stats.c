@@ -167,6 +167,9 @@ char *umbra_vm_stats_json(struct umbra_vm *vm)
     json_object_set_new(json, "name",
                         json_string(vm->config->name != NULL ? vm->config->name : ""));
     json_object_set_new(json, "memory", json_integer((json_int_t)vm->config->memory));
+    json_object_set_new(
+        json, "memory_resident",
+        json_integer((json_int_t)guest_mem_resident_lately(vm->machine.mem)));
     for (unsigned i = 0; i < vm->machine.vcpus->options.count; i++) {
         json_array_append_new(vcpus, stats_vcpu(&vm->machine.vcpus->vcpus[i], tick_ns));
     }
@@ -177,6 +180,16 @@ char *umbra_vm_stats_json(struct umbra_vm *vm)
     text = json_dumps(json, JSON_INDENT(2));
     json_decref(json);
     return text;
+}
+
+int umbra_memory_resident(struct umbra_vm *vm, uint64_t *bytes, struct umbra_error *error)
+{
+    int ret = callback_foreign(vm, "umbra_memory_resident", error);
+
+    if (ret == 0) {
+        *bytes = guest_mem_resident_lately(vm->machine.mem);
+    }
+    return ret;
 }
 
 /* ---- As structs ------------------------------------------------------------------------- */

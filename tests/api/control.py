@@ -6,6 +6,7 @@ import atexit
 import base64
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -205,8 +206,10 @@ check("umbra stat", "IO" in subprocess.run([umbra, "stat", "t"], capture_output=
                                            text=True).stdout)
 check("umbra report", "page walk of rip" in subprocess.run([umbra, "report", "t"],
                                                            capture_output=True, text=True).stdout)
-check("umbra top", "1 running VM" in subprocess.run([umbra, "top", "1"], capture_output=True,
-                                                    text=True).stdout)
+top = subprocess.run([umbra, "top", "1"], capture_output=True, text=True).stdout
+check("umbra top", "1 running VM" in top)
+taken = re.search(r"(\d+) of +64 MiB", top)
+check("umbra top shows the memory", taken and 0 < int(taken[1]) < 64)
 console = subprocess.run([umbra, "console", "t"], stdin=subprocess.DEVNULL,
                          capture_output=True, text=True)
 check("umbra console", console.returncode == 0)

@@ -3,6 +3,7 @@
 #include "api_test.h"
 
 #include <errno.h>
+#include <time.h>
 
 struct sums {
     uint64_t reasons, accesses, exit_port, histogram;
@@ -82,10 +83,33 @@ static void test_stats(void **state)
     umbra_vm_destroy(vm);
 }
 
+/* What the guest has not touched is not taken, what is written is; a sample is a second old
+ * at most. */
+static void test_resident(void **state)
+{
+    enum { MIB = 1 << 20, WRITTEN = 8 * MIB };
+    struct umbra_vm *vm = api_create(api_config("exit", "value=0"));
+    static uint8_t bytes[WRITTEN];
+    uint64_t before, after = 0;
+    struct umbra_error error;
+
+    assert_ok(umbra_memory_resident(vm, &before, &error));
+    assert_in_range(before, 1, 32 * MIB); /* the loaded kernel, of 64 MiB */
+    memset(bytes, 0x5a, sizeof(bytes));
+    assert_ok(umbra_memory_write(vm, 40 * MIB, bytes, sizeof(bytes), &error));
+    for (unsigned tries = 0; after < before + WRITTEN && tries < 6000; tries++) {
+        nanosleep(&(struct timespec){ .tv_nsec = 10000000 }, NULL);
+        assert_ok(umbra_memory_resident(vm, &after, &error));
+    }
+    assert_in_range(after, before + WRITTEN, 64 * MIB);
+    umbra_vm_destroy(vm);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stats),
+        cmocka_unit_test(test_resident),
     };
 
     api_need_kvm();

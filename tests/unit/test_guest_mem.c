@@ -167,6 +167,7 @@ static void test_release(void **state)
 
         assert_int_equal(guest_mem_page_size(mem), 4096);
         assert_int_equal(guest_mem_resident(mem), 0);
+        assert_int_equal(guest_mem_resident_lately(mem), 0);
         assert_int_equal(guest_mem_fill(mem, MIB, 0x5a, 16 * 4096), 0);
         before = guest_mem_resident(mem);
         assert_true(before >= 16 * 4096);

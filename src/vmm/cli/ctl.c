@@ -192,7 +192,7 @@ int command_core(int argc, char **argv)
 static void list_one(const char *name)
 {
     struct client client;
-    char why[2048], size[16];
+    char why[2048], size[24], resident[24];
     json_t *status;
 
     if (client_open(&client, "ls", name) != EXIT_STATUS_OK) {
@@ -205,10 +205,13 @@ static void list_one(const char *name)
     }
     snprintf(size, sizeof(size), "%lldM",
              (long long)json_integer_value(json_object_get(status, "memory")) >> 20);
-    printf("%-20s %-8s %7lld %4lld %8s %8.1f  %s\n", name,
+    snprintf(resident, sizeof(resident), "%lldM",
+             (long long)json_integer_value(json_object_get(status, "memory_resident")) >>
+                 20);
+    printf("%-20s %-8s %7lld %4lld %8s %8s %8.1f  %s\n", name,
            json_string_value(json_object_get(status, "state")),
            (long long)json_integer_value(json_object_get(status, "pid")),
-           (long long)json_integer_value(json_object_get(status, "cpus")), size,
+           (long long)json_integer_value(json_object_get(status, "cpus")), size, resident,
            (double)json_integer_value(json_object_get(status, "run_ns")) / 1e9,
            json_string_value(json_object_get(status, "kernel")));
     json_decref(status);
@@ -235,8 +238,8 @@ int command_ls(int argc, char **argv)
         fprintf(stderr, "umbra ls: cannot read %s: %s\n", folder, strerror(errno));
         return EXIT_STATUS_INTERNAL;
     }
-    printf("%-20s %-8s %7s %4s %8s %8s  %s\n", "NAME", "STATE", "PID", "CPUS", "MEMORY",
-           "SECONDS", "KERNEL");
+    printf("%-20s %-8s %7s %4s %8s %8s %8s  %s\n", "NAME", "STATE", "PID", "CPUS",
+           "MEMORY", "RESIDENT", "SECONDS", "KERNEL");
     for (int i = 0; i < count; i++) {
         char *dot = strrchr(names[i]->d_name, '.');
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* umbra stat and top: the exits of running VMs, once or live. */
+/* umbra stat and top: the exits and the memory of running VMs, once or live. */
 #include <dirent.h>
 #include <poll.h>
 #include <signal.h>
@@ -29,7 +29,8 @@ struct sample {
     struct reason reasons[TOP_REASONS];
     int reason_count;
     long long exits, unanswered;
-    long long halts; /* of KVM's own numbers */
+    long long halts;            /* of KVM's own numbers */
+    long long memory, resident; /* bytes: promised, taken from the host */
     struct kvm_number {
         char name[48];
         long long value;
@@ -88,6 +89,8 @@ static void sample_fill(struct sample *sample, json_t *stats)
     json_t *vcpu, *counter;
     size_t i;
 
+    sample->memory = json_integer_value(json_object_get(stats, "memory"));
+    sample->resident = json_integer_value(json_object_get(stats, "memory_resident"));
     sample_kvm(sample, json_object_get(stats, "kvm"));
     json_array_foreach(json_object_get(stats, "vcpus"), i, vcpu)
     {
@@ -166,6 +169,8 @@ int command_stat(int argc, char **argv)
                                      : 0);
         }
         printf("%-20s %12lld\n", "all", sample.exits);
+        printf("\n%-36s %16lld\n%-36s %16lld\n", "MEMORY, BYTES", sample.memory,
+               "of it taken from the host", sample.resident);
         if (sample.kvm_count > 0) {
             printf("\n%-36s %16s\n", "KVM, ALL VCPUS", "NOW");
         }
@@ -234,11 +239,14 @@ static void print_rates(const struct sample *now, const struct sample *before,
         struct sample old = *before;
         const struct reason *was = sample_reason(&old, rates.reasons[i].name);
 
-        rates.reasons[i].count -= was->count;
-        rates.reasons[i].ns -= was->ns;
+        if (was != NULL) {
+            rates.reasons[i].count -= was->count;
+            rates.reasons[i].ns -= was->ns;
+        }
     }
     qsort(rates.reasons, (size_t)rates.reason_count, sizeof(rates.reasons[0]), by_count);
-    printf("%-20s %10.0f exits/s %8.0f halts/s", now->vm,
+    printf("%-20s %6lld of %6lld MiB %10.0f exits/s %8.0f halts/s", now->vm,
+           now->resident >> 20, now->memory >> 20,
            (double)(now->exits - (before != NULL ? before->exits : 0)) / seconds,
            (double)(now->halts - (before != NULL ? before->halts : 0)) / seconds);
     for (int i = 0; i < rates.reason_count && i < 5; i++) {
@@ -260,11 +268,11 @@ int command_top(int argc, char **argv)
 
     if (argc >= 2 && strcmp(argv[1], "--help") == 0) {
         puts("Usage: umbra top [ROUNDS]\n\n"
-             "Every second: each running VM's exits and halts a second, and its five "
-             "most frequent "
-             "exit\n"
-             "reasons with the share of a host CPU that handling them takes. Ctrl-C ends "
-             "it.");
+             "Every second, of each running VM: how much of the host's memory its own "
+             "takes, its exits\n"
+             "and halts a second, and its five most frequent exit reasons with the share "
+             "of a host CPU\n"
+             "that handling them takes. Ctrl-C ends it.");
         return EXIT_STATUS_OK;
     }
     if (argc >= 2) {
