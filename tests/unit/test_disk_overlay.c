@@ -264,7 +264,7 @@ static int open_sized(struct bench *b, bool kept, uint64_t size,
 /* The bytes of @b's disk are the model's first @base, then what was written, else zeroes. */
 static void check_grown(struct bench *b, const uint8_t *expected, uint64_t size)
 {
-    uint8_t *bytes = aligned_alloc(4096, size);
+    uint8_t *bytes = aligned_alloc(4096, align_up(size, 4096));
 
     memset(bytes, 0xee, size);
     assert_int_equal(atomic_load(&b->disk->size), size);
