@@ -428,6 +428,9 @@ int virtio_net_create(const struct device_env *env,
 
 int virtio_net_set_link(struct virtio_device *device, bool up, struct umbra_error *error)
 {
+    if (vhost_user_net_set_link(device, up)) {
+        return 0;
+    }
     if (device->facts != &net_facts) {
         return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
                          "%s is not a network interface", device->id);

@@ -96,6 +96,8 @@ struct vhost_user_net_options {
 int vhost_user_net_create(const struct device_env *env,
                           const struct vhost_user_net_options *options,
                           struct virtio_device **device, struct umbra_error *error);
+/* virtio_net_set_link() for these; false: @device is none. */
+bool vhost_user_net_set_link(struct virtio_device *device, bool up);
 
 struct virtio_fs_options {
     const char *id, *tag;

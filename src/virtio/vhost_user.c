@@ -46,6 +46,7 @@ static const char *request_name(uint32_t request)
         [VHOST_USER_SET_PROTOCOL_FEATURES] = "SET_PROTOCOL_FEATURES",
         [VHOST_USER_GET_QUEUE_NUM] = "GET_QUEUE_NUM",
         [VHOST_USER_SET_VRING_ENABLE] = "SET_VRING_ENABLE",
+        [VHOST_USER_NET_SET_MTU] = "NET_SET_MTU",
         [VHOST_USER_SET_BACKEND_REQ_FD] = "SET_BACKEND_REQ_FD",
         [VHOST_USER_GET_CONFIG] = "GET_CONFIG",
         [VHOST_USER_SET_CONFIG] = "SET_CONFIG",
@@ -226,6 +227,13 @@ static int vu_set_addresses(struct vhost_user *vu, const struct remote_queue *qu
     return vu_call(vu, &message, NULL, 0, 0);
 }
 
+int vhost_user_enable_queue(struct vhost_user *vu, unsigned index, bool on)
+{
+    return (vu->features & VIRTIO_FEATURE(PROTOCOL_FEATURES)) != 0
+               ? vu_set_state(vu, VHOST_USER_SET_VRING_ENABLE, index, on)
+               : 0;
+}
+
 static int vu_queue_start(struct remote *remote, const struct remote_queue *queue)
 {
     struct vhost_user *vu = vu_of(remote);
@@ -243,10 +251,8 @@ static int vu_queue_start(struct remote *remote, const struct remote_queue *queu
     if (ret == 0) { /* starts the ring */
         ret = vu_set_fd(vu, VHOST_USER_SET_VRING_KICK, queue->index, queue->kick_fd);
     }
-    if (ret == 0 && (vu->features & VIRTIO_FEATURE(PROTOCOL_FEATURES)) != 0) {
-        ret = vu_set_state(vu, VHOST_USER_SET_VRING_ENABLE, queue->index, 1);
-    }
-    return ret;
+    return ret == 0 ? vhost_user_enable_queue(vu, queue->index, !vu->rings_disabled)
+                    : ret;
 }
 
 static int vu_queue_stop(struct remote *remote, unsigned index, uint16_t *base)
@@ -304,6 +310,13 @@ int vhost_user_set_memory(struct vhost_user *vu, const struct vhost_user_region 
         fds[i] = regions[i].fd;
     }
     return vu_call(vu, &message, fds, count, 0);
+}
+
+int vhost_user_set_mtu(struct vhost_user *vu, unsigned mtu)
+{
+    return vhost_user_has(vu, VHOST_USER_PROTOCOL_NET_MTU)
+               ? vu_set_u64(vu, VHOST_USER_NET_SET_MTU, mtu)
+               : 0;
 }
 
 static void config_message(struct vhost_user_message *message, uint32_t request,

@@ -24,6 +24,7 @@ enum {
 enum {
     VHOST_USER_PROTOCOL_MQ = 0,
     VHOST_USER_PROTOCOL_REPLY_ACK = 3,
+    VHOST_USER_PROTOCOL_NET_MTU = 4,
     VHOST_USER_PROTOCOL_BACKEND_REQ = 5,
     VHOST_USER_PROTOCOL_CONFIG = 9,
 };
@@ -36,6 +37,7 @@ struct vhost_user {
     uint64_t features; /* offered, with the bit for protocol features */
     uint64_t protocol; /* negotiated */
     unsigned queue_max;
+    bool rings_disabled; /* rings that start stay disabled */
     bool config_changed; /* the back end said so meanwhile */
     bool broken;         /* nothing goes any more */
     char fault[160];     /* why */
@@ -70,6 +72,12 @@ static inline bool vhost_user_has(const struct vhost_user *vu, unsigned protocol
 int vhost_user_set_features(struct vhost_user *vu, uint64_t features);
 int vhost_user_set_memory(struct vhost_user *vu, const struct vhost_user_region *regions,
                           unsigned count);
+/*
+ * A ring that was started is served no more, though it stays the back end's: of a network it
+ * drops what the guest sends and gives it nothing. Without protocol features a no-op.
+ */
+int vhost_user_enable_queue(struct vhost_user *vu, unsigned index, bool on);
+int vhost_user_set_mtu(struct vhost_user *vu, unsigned mtu);
 int vhost_user_get_config(struct vhost_user *vu, void *config, unsigned size);
 int vhost_user_set_config(struct vhost_user *vu, unsigned offset, const void *bytes,
                           unsigned size);

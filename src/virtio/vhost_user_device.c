@@ -136,6 +136,7 @@ int vhost_user_device_adopt(struct vhost_user_device *d, struct vhost_user *vu,
         }
     }
     d->vu = vu;
+    vu->rings_disabled = d->cable_out;
     if (ret != 0) {
         vhost_user_device_disconnect(d);
         return ret;
@@ -238,6 +239,14 @@ void vhost_user_device_reset(struct virtio_device *device)
 
     pthread_mutex_lock(&d->state_lock);
     d->forget = true;
+    pthread_mutex_unlock(&d->state_lock);
+    vhost_user_device_wake(d);
+}
+
+void vhost_user_device_set_link(struct vhost_user_device *d, bool up)
+{
+    pthread_mutex_lock(&d->state_lock);
+    d->unplugged = !up;
     pthread_mutex_unlock(&d->state_lock);
     vhost_user_device_wake(d);
 }

@@ -32,8 +32,8 @@ struct vhost_user_kind {
                    uint8_t *config, struct umbra_error *error);
     /* Relay: how a request is answered that no back end will answer. */
     relay_refuse_fn refuse;
-    /* The connection is lost (@up false) or is there again: change device->config. Optional.
-     */
+    /* The connection is lost (@up false) or is there again, or the cable was pulled or plugged
+     * in: change device->config. Optional. */
     void (*link)(struct vhost_user_device *device, bool up);
     /* Of the kind's own part, before the device is freed. Optional. */
     void (*destroy)(struct vhost_user_device *device);
@@ -79,6 +79,7 @@ struct vhost_user_device {
     pthread_cond_t settled;
     bool stop;
     bool forget;            /* the driver reset the device */
+    bool unplugged;         /* the user pulled the cable */
     bool features_fresh;    /* the driver negotiated anew */
     uint8_t write_bytes[8]; /* of config space, by the driver */
     unsigned write_offset, write_size;
@@ -90,6 +91,7 @@ struct vhost_user_device {
     uint64_t promised; /* features that a successor must have */
     struct pollfd *polls;
     uint8_t config[VIRTIO_MAX_CONFIG];
+    bool cable_out; /* unplugged, as the back end knows it */
     bool features_sent, config_pending, link_pending, failure_logged;
     uint64_t lost_ns, retry_ns;
     bool refusing; /* patience is over: requests are answered with errors */
@@ -126,6 +128,8 @@ void vhost_user_device_queue_stop(struct virtio_device *device,
 int vhost_user_device_save(struct virtio_device *device, struct state_writer *writer);
 void vhost_user_device_stats(struct virtio_device *device, void *json);
 void vhost_user_device_destroy(struct virtio_device *device);
+/* Pull the cable or plug it in. Any thread. */
+void vhost_user_device_set_link(struct vhost_user_device *device, bool up);
 /* The driver wrote to config space: tell the back end. Device's lock held. */
 void vhost_user_device_config_write(struct vhost_user_device *device, unsigned offset,
                                     unsigned size, const uint8_t *bytes);

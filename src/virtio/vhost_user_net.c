@@ -36,8 +36,12 @@ static int net_refresh(struct vhost_user_device *d, struct vhost_user *vu,
 {
     const struct vhost_user_net *net = container_of(d, struct vhost_user_net, base);
 
-    (void)vu;
-    (void)error;
+    int ret = net->mtu != 0 ? vhost_user_set_mtu(vu, net->mtu) : 0;
+
+    if (ret != 0) {
+        return error_set(error, UMBRA_ERROR_INTERNAL, -ret, "vhost-user back end %s: %s",
+                         d->name, vu->fault);
+    }
     memcpy(config, net->mac, sizeof(net->mac));
     store_le16(config + NET_CONFIG_STATUS, VIRTIO_NET_S_LINK_UP);
     store_le16(config + NET_CONFIG_PAIRS, 1);
@@ -66,7 +70,8 @@ static const struct vhost_user_kind net_kind = {
                 NET_BIT(HOST_UFO) | NET_BIT(MRG_RXBUF),
     .own_features = NET_BIT(MAC) | NET_BIT(STATUS),
     .protocol = VIRTIO_FEATURE(VHOST_USER_PROTOCOL_MQ) |
-                VIRTIO_FEATURE(VHOST_USER_PROTOCOL_REPLY_ACK),
+                VIRTIO_FEATURE(VHOST_USER_PROTOCOL_REPLY_ACK) |
+                VIRTIO_FEATURE(VHOST_USER_PROTOCOL_NET_MTU),
     .queues_min = NET_QUEUES,
     .stateless = true,
     .open = vhost_user_device_dial,
@@ -100,4 +105,13 @@ int vhost_user_net_create(const struct device_env *env,
         *device = &net->base.device;
     }
     return ret;
+}
+
+bool vhost_user_net_set_link(struct virtio_device *device, bool up)
+{
+    if (device->facts != &net_facts) {
+        return false;
+    }
+    vhost_user_device_set_link(vhost_user_device_of(device), up);
+    return true;
 }

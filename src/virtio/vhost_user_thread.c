@@ -251,6 +251,32 @@ static void device_settle(struct vhost_user_device *d)
     device_count_in_flight(d);
 }
 
+/* The user pulled the cable, or plugged it in. */
+static void device_follow_cable(struct vhost_user_device *d)
+{
+    bool out;
+    int ret = 0;
+
+    pthread_mutex_lock(&d->state_lock);
+    out = d->unplugged;
+    pthread_mutex_unlock(&d->state_lock);
+    if (out == d->cable_out) {
+        return;
+    }
+    d->cable_out = out;
+    d->link_pending = true;
+    if (d->vu == NULL) {
+        return;
+    }
+    d->vu->rings_disabled = out;
+    for (unsigned i = 0; ret == 0 && i < d->device.queue_count; i++) {
+        ret = d->queues[i].started ? vhost_user_enable_queue(d->vu, i, !out) : 0;
+    }
+    if (ret != 0) {
+        device_lost(d, d->vu->broken ? d->vu->fault : strerror(-ret));
+    }
+}
+
 /* ---- Events ------------------------------------------------------------------------------------- */
 
 static void queue_kicked(struct vhost_user_device *d, unsigned index)
@@ -325,7 +351,7 @@ static void device_heard(struct vhost_user_device *d, bool request)
 static bool device_tell_driver(struct vhost_user_device *d)
 {
     if (d->link_pending && d->kind->link != NULL) {
-        d->kind->link(d, d->vu != NULL);
+        d->kind->link(d, d->vu != NULL && !d->cable_out);
         d->config_pending = true;
     }
     d->link_pending = false;
@@ -502,6 +528,7 @@ void *vhost_user_device_run(void *context)
         bool told;
 
         device_settle(d);
+        device_follow_cable(d);
         device_write_config(d);
         device_look_back(d);
         told = device_tell_driver(d);

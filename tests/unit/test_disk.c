@@ -16,6 +16,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "unit/dirty_pages.h"
 #include "unit/disk_bench.h"
 
 static void test_file(void **state)
@@ -166,13 +167,39 @@ static void test_discard_frees(void **state)
     bench_remove(&b);
 }
 
+/* A flush that completes leaves nothing that a loss of power would take. */
+static void test_flush(void **state)
+{
+    uint8_t *bytes = aligned_alloc(4096, 8 * 4096);
+    struct bench b;
+
+    bench_dir(&b);
+    if (!dirty_pages_told(b.image)) {
+        bench_remove(&b);
+        free(bytes);
+        skip(); /* tmpfs, or a kernel before 6.5 */
+    }
+    open_file(&b, false, false);
+    bench_start(&b);
+    for (unsigned i = 0; i < 4; i++) {
+        memset(bytes, (int)i, 8 * 4096);
+        assert_int_equal(once(&b, DISK_WRITE, 65536 * i, 8 * 4096, bytes), 0);
+        assert_true(dirty_pages(b.image) > 0); /* or it would prove nothing */
+        assert_int_equal(once(&b, DISK_FLUSH, 0, 0, NULL), 0);
+        assert_int_equal(dirty_pages(b.image), 0);
+    }
+    bench_stop(&b);
+    bench_remove(&b);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file),           cmocka_unit_test(test_file_direct),
         cmocka_unit_test(test_file_truncated), cmocka_unit_test(test_file_full),
         cmocka_unit_test(test_no_space),       cmocka_unit_test(test_file_lock),
-        cmocka_unit_test(test_discard_frees),
+        cmocka_unit_test(test_discard_frees),  cmocka_unit_test(test_flush),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

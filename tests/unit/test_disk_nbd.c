@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "unit/dirty_pages.h"
 #include "unit/disk_bench.h"
 
 static pid_t nbd_server(struct bench *b, char *uri, size_t size)
@@ -115,6 +116,29 @@ static void test_nbd(void **state)
     bench_stop(&b);
     nbd_kill(&b, server);
     bench_remove(&b);
+}
+
+/* A flush is the server's, too. */
+static void test_nbd_flush(void **state)
+{
+    uint8_t *bytes = aligned_alloc(4096, 8 * 4096);
+    char uri[256];
+    struct bench b;
+    pid_t server = nbd_open(&b, uri, sizeof(uri));
+
+    (void)state;
+    bench_start(&b);
+    for (unsigned i = 0; i < 2 && dirty_pages_told(b.image); i++) {
+        memset(bytes, (int)i, 8 * 4096);
+        assert_int_equal(once(&b, DISK_WRITE, 65536 * i, 8 * 4096, bytes), 0);
+        assert_true(dirty_pages(b.image) > 0);
+        assert_int_equal(once(&b, DISK_FLUSH, 0, 0, NULL), 0);
+        assert_int_equal(dirty_pages(b.image), 0);
+    }
+    bench_stop(&b);
+    nbd_kill(&b, server);
+    bench_remove(&b);
+    free(bytes);
 }
 
 /* Giving up fails what is in flight, in time, whether the server hangs or is gone. */
@@ -280,9 +304,9 @@ static void test_nbd_grows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nbd),         cmocka_unit_test(test_nbd_hangs),
-        cmocka_unit_test(test_nbd_returns), cmocka_unit_test(test_nbd_overlay),
-        cmocka_unit_test(test_nbd_grows),
+        cmocka_unit_test(test_nbd),         cmocka_unit_test(test_nbd_flush),
+        cmocka_unit_test(test_nbd_hangs),   cmocka_unit_test(test_nbd_returns),
+        cmocka_unit_test(test_nbd_overlay), cmocka_unit_test(test_nbd_grows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

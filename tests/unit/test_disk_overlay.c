@@ -18,7 +18,26 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "unit/dirty_pages.h"
 #include "unit/disk_bench.h"
+
+/* Who writes the bitmap, and how many pages of data are not durable then. */
+static struct {
+    int fd;
+    uint64_t bitmap, data; /* where they begin */
+    unsigned writes;
+    long dirty;
+} spy = { .fd = -1 };
+
+/* In place of the C library's. */
+ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset)
+{
+    if (fd == spy.fd && (uint64_t)offset >= spy.bitmap && (uint64_t)offset < spy.data) {
+        spy.writes++;
+        spy.dirty += dirty_pages_of(fd, spy.data, 0);
+    }
+    return syscall(SYS_pwrite64, fd, bytes, size, offset);
+}
 
 static int open_overlay(struct bench *b, bool kept, struct umbra_error *error)
 {
@@ -246,6 +265,51 @@ static void test_overlay_refused(void **state)
     bench_remove(&b);
 }
 
+/*
+ * What a flush promises, and in which order: the bitmap is written when the data that it
+ * speaks of is durable, and is durable itself in the end. So with the header of a disk that
+ * grew.
+ */
+static void test_overlay_order(void **state)
+{
+    uint8_t *bytes = aligned_alloc(4096, 8 * 4096);
+    struct disk_overlay *overlay;
+    struct umbra_error error;
+    struct bench b;
+
+    bench_dir(&b);
+    assert_int_equal(open_overlay(&b, true, &error), 0);
+    overlay = container_of(b.disk, struct disk_overlay, disk);
+    if (!dirty_pages_told(b.overlay)) {
+        disk_destroy(b.disk);
+        bench_remove(&b);
+        free(bytes);
+        skip(); /* tmpfs, or a kernel before 6.5 */
+    }
+    bench_start(&b);
+    spy.fd = disk_file_fd(overlay->store);
+    spy.bitmap = overlay->bitmap_offset;
+    spy.data = overlay->data_offset;
+    for (unsigned i = 0; i < 4; i++) {
+        spy.writes = 0;
+        spy.dirty = 0;
+        memset(bytes, (int)i, 8 * 4096);
+        assert_int_equal(once(&b, DISK_WRITE, 65536 * i, 8 * 4096, bytes), 0);
+        assert_true(dirty_pages(b.overlay) > 0); /* or it would prove nothing */
+        assert_int_equal(spy.writes, 0);
+        assert_int_equal(once(&b, DISK_FLUSH, 0, 0, NULL), 0);
+        assert_int_equal(spy.writes, 1);
+        assert_int_equal(spy.dirty, 0);
+        assert_int_equal(dirty_pages(b.overlay), 0);
+    }
+    assert_int_equal(b.disk->ops->grow(b.disk, 2 * SIZE), 0);
+    assert_int_equal(dirty_pages(b.overlay), 0);
+    spy.fd = -1;
+    bench_stop(&b);
+    bench_remove(&b);
+    free(bytes);
+}
+
 /* ---- Growing ----------------------------------------------------------------------------- */
 
 enum { GROWN = 3 << 20, ODD = SIZE - 1536 };
@@ -452,13 +516,10 @@ static void test_overlay_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overlay),
-        cmocka_unit_test(test_overlay_shared),
-        cmocka_unit_test(test_overlay_kept),
-        cmocka_unit_test(test_overlay_killed),
-        cmocka_unit_test(test_overlay_refused),
-        cmocka_unit_test(test_overlay_grows),
-        cmocka_unit_test(test_overlay_grows_busy),
+        cmocka_unit_test(test_overlay),         cmocka_unit_test(test_overlay_shared),
+        cmocka_unit_test(test_overlay_kept),    cmocka_unit_test(test_overlay_killed),
+        cmocka_unit_test(test_overlay_refused), cmocka_unit_test(test_overlay_grows),
+        cmocka_unit_test(test_overlay_order),   cmocka_unit_test(test_overlay_grows_busy),
         cmocka_unit_test(test_overlay_hostile),
     };
 

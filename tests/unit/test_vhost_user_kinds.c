@@ -101,6 +101,39 @@ static void send_one(struct rig *r, struct request *q)
     assert_ptr_equal(drv_get(&r->drv, &written), q);
 }
 
+static unsigned link_of(struct rig *r)
+{
+    return (unsigned)dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 6, 2);
+}
+
+/*
+ * The cable is pulled: the driver is told, and the back end's rings are disabled; so are
+ * those of a successor, and the link does not come back with it. Plugged in, frames go.
+ */
+static void check_cable(struct rig *r)
+{
+    struct umbra_error error;
+    unsigned taken, connections;
+
+    assert_int_equal(link_of(r), 1);
+    taken = atomic_load(&r->peer.taken);
+    assert_int_equal(virtio_net_set_link(r->vdev, false, &error), 0);
+    WAIT_UNTIL(link_of(r) == 0);
+    WAIT_UNTIL(!r->peer.rings[0].enabled && !r->peer.rings[1].enabled);
+    connections = atomic_load(&r->peer.connections);
+    atomic_store(&r->peer.hang_up, true);
+    WAIT_UNTIL(atomic_load(&r->peer.connections) > connections);
+    WAIT_UNTIL(stat(r, "reconnects") == 2);
+    assert_int_equal(link_of(r), 0);
+    assert_int_equal(atomic_load(&r->peer.taken), taken);
+    assert_int_equal(virtio_net_set_link(r->vdev, true, &error), 0);
+    WAIT_UNTIL(link_of(r) == 1);
+    for (unsigned i = 0; i < 100; i++) {
+        send_one(r, &r->requests[i % REQUESTS]);
+    }
+    assert_true(atomic_load(&r->peer.taken) >= taken + 100);
+}
+
 /* A network's rings are the back end's own; its successor goes on at the used index. */
 static void test_network(void **state)
 {
@@ -123,6 +156,7 @@ static void test_network(void **state)
     assert_int_equal(loop_start(r->fake.env.loop, &error), 0);
     assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 6, 2), 1);
     assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 10, 2), 1400);
+    assert_int_equal(atomic_load(&r->peer.mtu), 1400);
     for (unsigned restart = 0; restart < 2; restart++) {
         rig_start(r, false);
         for (unsigned i = 0; i < 200; i++) {
@@ -144,6 +178,7 @@ static void test_network(void **state)
         send_one(r, &r->requests[i % REQUESTS]);
     }
     assert_int_equal(stat(r, "reconnects"), 1);
+    check_cable(r);
     rig_close(r);
 }
 

@@ -16,6 +16,7 @@
 
 #include "base/state.h"
 #include "base/util.h"
+#include "unit/dirty_pages.h"
 #include "unit/mmio_driver.h"
 #include "virtio/disk.h"
 #include "virtio/registry.h"
@@ -60,7 +61,7 @@ static void rig_log(void *context, enum umbra_log_level level, const char *line)
 }
 
 struct shape {
-    bool packed, readonly, no_flush, no_event;
+    bool packed, readonly, no_flush, no_event, wce;
     unsigned queues;
 };
 
@@ -110,6 +111,7 @@ static void rig_start(struct rig *r, const struct shape *shape)
     features |= shape->packed ? VIRTIO_FEATURE(34) : 0;
     features |= shape->no_event ? 0 : VIRTIO_FEATURE(29);
     features |= shape->no_flush ? 0 : VIRTIO_FEATURE(VIRTIO_BLK_F_FLUSH);
+    features |= shape->wce ? VIRTIO_FEATURE(VIRTIO_BLK_F_CONFIG_WCE) : 0;
     mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
     assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), 0);
     assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
@@ -445,6 +447,60 @@ static void test_negotiation(void **state)
     rig_close(r);
 }
 
+static void set_wce(struct rig *r, uint8_t wce)
+{
+    unsigned at = VIRTIO_MMIO_CONFIG + offsetof(struct virtio_blk_config, wce);
+
+    pthread_mutex_lock(&r->device->lock);
+    r->device->ops->write(r->device, 0, at, 1, wce);
+    pthread_mutex_unlock(&r->device->lock);
+    assert_int_equal(mmio_get_sized(r->device, at, 1), wce);
+}
+
+/* Writes one by one: true when each left nothing that a loss of power would take. */
+static bool writes_last(struct rig *r)
+{
+    long dirty = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        fill(r->requests[0].data, 4096, i);
+        assert_int_equal(once(r, VIRTIO_BLK_T_OUT, 8 * i, 4096), VIRTIO_BLK_S_OK);
+        dirty += dirty_pages(r->image);
+    }
+    return dirty == 0;
+}
+
+/* Who cannot flush, or turns the cache off, has every write flushed (5.2.6.2). */
+static void test_durable(void **state)
+{
+    struct shape shape = { .queues = 1 };
+    struct rig rig, *r = &rig;
+
+    rig_open(r, &shape);
+    if (!dirty_pages_told(r->image)) {
+        rig_start(r, &shape);
+        rig_close(r);
+        skip(); /* tmpfs, or a kernel before 6.5 */
+    }
+    rig_start(r, &shape);
+    assert_false(writes_last(r));
+    assert_int_equal(once(r, VIRTIO_BLK_T_FLUSH, 0, 0), VIRTIO_BLK_S_OK);
+    assert_int_equal(dirty_pages(r->image), 0);
+    shape.no_flush = true;
+    rig_start(r, &shape);
+    assert_true(writes_last(r));
+    shape.no_flush = false;
+    shape.wce = true;
+    rig_start(r, &shape);
+    assert_false(writes_last(r));
+    set_wce(r, 0);
+    once(r, VIRTIO_BLK_T_FLUSH, 0, 0);
+    assert_true(writes_last(r));
+    set_wce(r, 1);
+    assert_false(writes_last(r));
+    rig_close(r);
+}
+
 static void test_resize(void **state)
 {
     struct shape shape = { .queues = 1 };
@@ -515,10 +571,11 @@ static void test_save_load(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_requests), cmocka_unit_test(test_layout),
-        cmocka_unit_test(test_readonly), cmocka_unit_test(test_flood),
-        cmocka_unit_test(test_hostile),  cmocka_unit_test(test_negotiation),
-        cmocka_unit_test(test_resize),   cmocka_unit_test(test_save_load),
+        cmocka_unit_test(test_requests),  cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_readonly),  cmocka_unit_test(test_flood),
+        cmocka_unit_test(test_hostile),   cmocka_unit_test(test_negotiation),
+        cmocka_unit_test(test_durable),   cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_save_load),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -186,6 +186,9 @@ static inline bool peer_handle(struct peer *p, uint32_t request, uint32_t flags,
     case 18:
         ring->enabled = peer_u32(payload + 4) != 0;
         break;
+    case 20:
+        atomic_store(&p->mtu, (unsigned)peer_u64(payload));
+        break;
     case 21:
         peer_take_fd(&p->channel, fds, fd_count);
         break;
@@ -337,7 +340,7 @@ static inline void peer_start(struct peer *p)
     /* SEG_MAX, BLK_SIZE, FLUSH, CONFIG_WCE, MQ, INDIRECT, EVENT_IDX, protocol features */
     p->features = 1ull << 2 | 1ull << 6 | 1ull << 9 | 1ull << 11 | 1ull << 12 |
                   1ull << 28 | 1ull << 29 | 1ull << 30 | 1ull << 32;
-    p->protocol = 1ull << 0 | 1ull << 3 | 1ull << 5 | 1ull << 9;
+    p->protocol = 1ull << 0 | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 9;
     p->queues = 2;
     p->disk = calloc(1, PEER_DISK);
     memcpy(p->config, &(uint64_t){ PEER_DISK / 512 }, 8);

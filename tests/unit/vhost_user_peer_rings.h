@@ -57,7 +57,7 @@ struct peer_vring {
     uint8_t *desc, *avail, *used;
     uint16_t next;
     int kick, call;
-    bool enabled;
+    atomic_bool enabled;
 };
 
 struct peer {
@@ -80,6 +80,7 @@ struct peer {
     atomic_int say;      /* a request of its own: the number, once */
     atomic_bool say_ack;
     /* What it saw. */
+    atomic_uint mtu;
     atomic_uint connections, taken, ended, said_ok, said_no, configs_written;
     uint64_t log[PEER_LOG]; /* sectors, in the order taken */
     atomic_ullong acked;
