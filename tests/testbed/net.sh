@@ -3,6 +3,7 @@
 # forwarded port) over both transports, a tap, two guests on a bridge, passt (killed and
 # started anew), and refusals.
 # needs: cloud/vmlinuz cloud/initrd /bin/busybox=/bin/busybox.guest libslirp.so.0
+# needs: /usr/bin/curl=/bin/curl
 # wants: /usr/bin/passt=/bin/passt
 # level1: -m 2560 -l tun -l bridge -l dummy
 # all: both transports
@@ -15,55 +16,47 @@ launch() {
     umbra run --kernel cloud.vmlinuz --initrd cloud.cpio --memory 256M --timeout 140 \
         $options --append "console=ttyS0 quiet do=\"$do; $complaints; poweroff -f\""
 }
-guest() {
-    local name=$1
-    shift
-    status=0
-    launch >$out 2>&1 </dev/null || status=$?
-    verdict "$name" 0 "$@" '!^complaint='
-}
-
 ip link set lo up
 mkdir -p /tmp/www
 dd if=/dev/urandom of=/tmp/www/file bs=1M count=2 2>/dev/null
 sum=$(md5sum </tmp/www/file | cut -d' ' -f1)
 busybox.guest httpd -p 8000 -h /tmp/www
 
-# DHCP, then a file from the host at 10.0.2.2, over both transports and ring formats.
+# DHCP and a file from the host at 10.0.2.2, over both transports and ring formats; then curl
+# fetches a file of the guest's through a forwarded port of the host.
 lease="echo '#!/bin/sh' >/tmp/lease; echo '[ \$1 = bound ] || exit 0; echo lease \$ip \$router \$dns; ip addr add \$ip/24 dev \$interface; ip route add default via \$router' >>/tmp/lease; chmod +x /tmp/lease"
 lease="$lease; ip link set eth0 up; udhcpc -i eth0 -n -q -s /tmp/lease"
+serve='mkdir /tmp/w; dd if=/dev/urandom of=/tmp/w/data bs=1k count=700 2>/dev/null; md5sum /tmp/w/data; httpd -p 80 -h /tmp/w; echo serving'
+serve="$serve; n=0; until wget -q -O /dev/null http://10.0.2.2:8000/fetched || [ \$n = 300 ]; do n=\$((n + 1)); sleep 0.2; done"
 for transport in ${transports:-mmio}; do
     case $transport in pci) ring=packed ;; *) ring=split ;; esac
-    options="--virtio-transport $transport --virtio-ring $ring --net user,mac=52:54:00:12:34:56,mtu=1400"
-    do="$lease; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; wget -q -O - http://10.0.2.2:8000/file | md5sum"
-    guest "user network over $transport, $ring rings" '^lease 10.0.2.15 10.0.2.2 10.0.2.3' \
-        '^52:54:00:12:34:56' '^1400' "^$sum"
-done
-
-# A port of the host forwarded into the guest.
-options="--net user,forward=tcp:8080:80"
-do='ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0; mkdir /tmp/w; dd if=/dev/urandom of=/tmp/w/data bs=1k count=700 2>/dev/null; md5sum /tmp/w/data; httpd -p 80 -h /tmp/w; echo serving; sleep 15'
-: >$out
-launch >$out 2>&1 </dev/null &
-pid=$!
-if wait_for 1 '^serving'; then
-    got=$(wget -q -O - http://127.0.0.1:8080/data | md5sum | cut -d' ' -f1)
+    options="--virtio-transport $transport --virtio-ring $ring --net user,mac=52:54:00:12:34:56,mtu=1400,forward=tcp:8080:80"
+    do="$lease; cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu; wget -q -O - http://10.0.2.2:8000/file | md5sum; $serve"
+    rm -f /tmp/www/fetched
+    : >$out
+    launch >$out 2>&1 </dev/null &
+    pid=$!
+    wait_for 1 '^serving'
+    curl --silent --show-error --fail --max-time 60 --output /tmp/got http://127.0.0.1:8080/data 2>/tmp/curl
+    echo "curl: status $?" >>/tmp/curl
+    : >/tmp/www/fetched
     wait $pid
     status=$?
-    verdict "a forwarded port, fetched from the host" 0 "^$got  /tmp/w/data" '!^complaint='
-else
-    kill -9 $pid
-    fail "a forwarded port" "the guest did not start"
-fi
+    verdict "user network over $transport, $ring rings" 0 '^lease 10.0.2.15 10.0.2.2 10.0.2.3' \
+        '^52:54:00:12:34:56' '^1400' "^$sum" '!^complaint='
+    cat /tmp/curl >>$out
+    verdict "curl through a port forward over $transport" 0 '^curl: status 0' \
+        "^$(md5sum </tmp/got | cut -d' ' -f1)  /tmp/w/data"
+done
 
 # Two guests on a bridge: taps of the host, with offloads and several queues.
 if brctl addbr br0 2>/dev/null && ip link set br0 up; then
     options="--cpus 2 --net tap=tapA,queues=2 --stats /tmp/first.json"
-    do='ip link set eth0 up; ip addr add 192.168.9.1/24 dev eth0; mkdir /tmp/w; dd if=/dev/urandom of=/tmp/w/data bs=1M count=2 2>/dev/null; echo sum $(md5sum </tmp/w/data); httpd -p 80 -h /tmp/w; ls /sys/class/net/eth0/queues; n=0; until wget -q -O - http://192.168.9.2/done || [ $n = 60 ]; do n=$((n + 1)); sleep 1; done'
+    do='ip link set eth0 up; ip addr add 192.168.9.1/24 dev eth0; mkdir /tmp/w; dd if=/dev/urandom of=/tmp/w/data bs=1M count=2 2>/dev/null; echo sum $(md5sum </tmp/w/data); httpd -p 80 -h /tmp/w; ls /sys/class/net/eth0/queues; until wget -q -O - http://192.168.9.2/done 2>/dev/null && nc -w 5 192.168.9.2 99 </dev/null || [ $((n += 1)) = 300 ]; do sleep 0.2; done'
     launch >/tmp/first.out 2>&1 </dev/null &
     pid=$!
     options="--net tap=tapB"
-    do='ip link set eth0 up; ip addr add 192.168.9.2/24 dev eth0; n=0; until wget -q -O /tmp/got http://192.168.9.1/data || [ $n = 60 ]; do n=$((n + 1)); sleep 1; done; echo sum $(md5sum </tmp/got); mkdir /tmp/w; echo finished >/tmp/w/done; httpd -p 80 -h /tmp/w; sleep 6; cat /sys/class/net/eth0/device/features'
+    do='ip link set eth0 up; ip addr add 192.168.9.2/24 dev eth0; until wget -q -O /tmp/got http://192.168.9.1/data 2>/dev/null || [ $((n += 1)) = 300 ]; do sleep 0.2; done; echo sum $(md5sum </tmp/got); mkdir /tmp/w; echo finished >/tmp/w/done; timeout 60 nc -l -p 99 </dev/null & httpd -p 80 -h /tmp/w; wait; cat /sys/class/net/eth0/device/features'
     launch >$out 2>&1 </dev/null &
     second=$!
     n=0
