@@ -709,6 +709,11 @@ UMBRA_API int umbra_console_expect(struct umbra_vm *vm, unsigned port,
                                    int64_t timeout_ms, struct umbra_match *match,
                                    struct umbra_error *error);
 
+/** Tell the guest the size of the terminal at console @p port, a virtio console's;
+ * -ENOTSUP for a serial port, which has none. */
+UMBRA_API int umbra_console_resize(struct umbra_vm *vm, unsigned port, unsigned columns,
+                                   unsigned rows, struct umbra_error *error);
+
 /** All of its output (the last half megabyte at least; malloc'd, the caller frees). */
 UMBRA_API char *umbra_console_transcript(struct umbra_vm *vm, unsigned port,
                                          size_t *length);

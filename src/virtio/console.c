@@ -35,11 +35,14 @@ enum {
     SEND_ALL = 31,
 };
 
+enum { COLUMNS = 80, ROWS = 24 }; /* until the host says otherwise */
+
 struct console_port {
     struct virtio_console *console;
     unsigned index;
     char name[CONSOLE_NAME_MAX];
     bool is_console;
+    uint16_t columns, rows;
     struct char_end *end;
     bool guest_open;
     unsigned send; /* SEND_* */
@@ -224,7 +227,8 @@ static uint32_t control_fill(struct console_port *port, unsigned bit)
         memcpy(message + size, port->name, length);
         size += (uint32_t)length;
     } else if (bit == SEND_SIZE) {
-        memcpy(message + size, console->device.config, 4); /* columns, rows */
+        store_le16(message + size, port->columns);
+        store_le16(message + size + 2, port->rows);
         size += 4;
     }
     return (uint32_t)virtqueue_chain_write(&console->control, 0, message, size);
@@ -438,20 +442,24 @@ static void console_config_write(struct virtio_device *device, unsigned offset,
     }
 }
 
-void virtio_console_resize(struct virtio_device *device, uint16_t columns, uint16_t rows)
+void virtio_console_resize(struct virtio_device *device, unsigned index, uint16_t columns,
+                           uint16_t rows)
 {
     struct virtio_console *console = console_of(device);
+    struct console_port *port = &console->ports[index];
 
     pthread_mutex_lock(&device->lock);
-    store_le16(device->config, columns);
-    store_le16(device->config + 2, rows);
-    virtio_config_changed(device);
-    for (unsigned i = 0; i < console->count; i++) {
-        if (console->ports[i].is_console && console->ports[i].guest_open) {
-            console->ports[i].send |= SEND_SIZE;
-        }
+    port->columns = columns;
+    port->rows = rows;
+    if (index == 0) { /* for drivers without ports */
+        store_le16(device->config, columns);
+        store_le16(device->config + 2, rows);
+        virtio_config_changed(device);
     }
-    control_send(console);
+    if (port->is_console && port->guest_open) {
+        port->send |= SEND_SIZE;
+        control_send(console);
+    }
     pthread_mutex_unlock(&device->lock);
 }
 
@@ -528,6 +536,8 @@ static int console_add_port(struct virtio_console *console, unsigned index,
     port->console = console;
     port->index = index;
     port->is_console = config->console;
+    port->columns = COLUMNS;
+    port->rows = ROWS;
     if (config->name != NULL && strlen(config->name) >= CONSOLE_NAME_MAX) {
         return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
                          "console port '%s': a name has less than %d bytes", config->name,
@@ -560,8 +570,8 @@ int virtio_console_create(const struct device_env *env, const char *id,
         free(console);
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "create %s", id);
     }
-    store_le16(console->device.config, 80);
-    store_le16(console->device.config + 2, 24);
+    store_le16(console->device.config, COLUMNS);
+    store_le16(console->device.config + 2, ROWS);
     store_le32(console->device.config + 4, count);
     console->ports = calloc(count, sizeof(*console->ports));
     if (console->ports != NULL) {

@@ -119,8 +119,9 @@ struct virtio_console_port {
 int virtio_console_create(const struct device_env *env, const char *id,
                           const struct virtio_console_port *ports, unsigned count,
                           struct virtio_device **device, struct umbra_error *error);
-/* The host's terminal has another size. Any thread, no lock held. */
-void virtio_console_resize(struct virtio_device *device, uint16_t columns, uint16_t rows);
+/* The terminal at port @index has another size. Any thread, no lock held. */
+void virtio_console_resize(struct virtio_device *device, unsigned index, uint16_t columns,
+                           uint16_t rows);
 /* Type into port @index: as char_end_send(). */
 int virtio_console_send(struct virtio_device *device, unsigned index, const void *bytes,
                         size_t length);

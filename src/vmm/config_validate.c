@@ -361,6 +361,12 @@ static void validate_devices(struct validation *v)
             }
         }
     }
+    if (config->debug_port.kind == CONFIG_SERIAL_STDIO) {
+        bad_value(
+            v, "$.debug_port",
+            "stdio is for consoles; the debug port ends at file:PATH, pty, unix:PATH "
+            "or fd:N");
+    }
     validate_ids(v);
     if (count > VIRTIO_DEVICES_MAX) {
         bad_value(v, "$", "%zu virtio devices: the board has room for %d", count,

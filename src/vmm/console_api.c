@@ -101,6 +101,30 @@ int umbra_console_send(struct umbra_vm *vm, unsigned port, const void *bytes,
                                      port - MACHINE_SERIAL_PORTS, bytes, length);
 }
 
+int umbra_console_resize(struct umbra_vm *vm, unsigned port, unsigned columns,
+                         unsigned rows, struct umbra_error *error)
+{
+    int ret = callback_refuse(vm, "umbra_console_resize", error);
+
+    if (ret != 0) {
+        return ret;
+    }
+    if (vm_console(vm, port) == NULL || columns > UINT16_MAX || rows > UINT16_MAX) {
+        return error_set(error, UMBRA_ERROR_USAGE, EINVAL,
+                         "umbra_console_resize: console %u is not there, or %u columns "
+                         "and %u rows are too many",
+                         port, columns, rows);
+    }
+    if (port < MACHINE_SERIAL_PORTS) {
+        return error_set(error, UMBRA_ERROR_USAGE, ENOTSUP,
+                         "umbra_console_resize: a serial port (%s) has no size",
+                         vm_console_name(vm, port));
+    }
+    virtio_console_resize(vm->machine.virtio_console, port - MACHINE_SERIAL_PORTS,
+                          (uint16_t)columns, (uint16_t)rows);
+    return 0;
+}
+
 int umbra_console_expect(struct umbra_vm *vm, unsigned port, const char *pattern,
                          unsigned flags, int64_t timeout_ms, struct umbra_match *match,
                          struct umbra_error *error)

@@ -2,6 +2,7 @@
 /* The methods of the control socket, as a table that rpc.discover prints. */
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -258,6 +259,20 @@ static json_t *call_console_send(const struct control_request *request)
 
 static json_t *call_discover(const struct control_request *request);
 
+static json_t *call_console_resize(const struct control_request *request)
+{
+    uint64_t columns = param_uint(request, "columns", 0);
+    uint64_t rows = param_uint(request, "rows", 0);
+    unsigned port;
+
+    if (param_console(request, &port) == NULL) {
+        return NULL;
+    }
+    return control_done(umbra_console_resize(
+        request->vm, port, columns < UINT_MAX ? (unsigned)columns : UINT_MAX,
+        rows < UINT_MAX ? (unsigned)rows : UINT_MAX, request->error));
+}
+
 static const struct control_method methods[] = {
     { "rpc.discover", "the methods and their parameters", call_discover, { { 0 } } },
     { "status", "name, state, sizes and age of the VM", call_status, { { 0 } } },
@@ -283,6 +298,13 @@ static const struct control_method methods[] = {
       { { "port", "integer", "serial port, 0 to 3", false },
         { "name", "string", "or by name: com1, or a virtio console port's", false },
         { "data", "string", "base64", true } } },
+    { "console.resize",
+      "tell the guest the size of the terminal at a virtio console",
+      call_console_resize,
+      { { "port", "integer", "the console by number", false },
+        { "name", "string", "or by name: a virtio console port's", false },
+        { "columns", "integer", "characters in a line", true },
+        { "rows", "integer", "lines", true } } },
     { "memory.read",
       "guest memory, by physical address or, while paused, by virtual one or symbol",
       control_memory_read,

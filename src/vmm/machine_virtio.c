@@ -340,14 +340,6 @@ static int machine_add_consoles(struct machine *machine, struct umbra_error *err
         return error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "create the consoles");
     }
     for (size_t i = 0; i < config->console_count; i++) {
-        if (config->consoles[i].end.kind == CONFIG_SERIAL_STDIO) {
-            free(ports);
-            return error_set(
-                error, UMBRA_ERROR_CONFIG, ENOTSUP,
-                "console \"%s\": stdio is for serial ports; a virtio console "
-                "ends at pty, unix:PATH, file:PATH or fd:N",
-                config->consoles[i].name);
-        }
         ports[i].name = config->consoles[i].name;
         ports[i].console =
             machine_is_console(machine, (unsigned)i + MACHINE_SERIAL_PORTS);

@@ -73,6 +73,7 @@ CALL(umbra_vm_stop, umbra_vm_stop(vm, "a test", &error))
 CALL(umbra_vm_reset, umbra_vm_reset(vm, &error))
 CALL(umbra_memory_read, umbra_memory_read(vm, 0x1000, &word, 8, &error))
 CALL(umbra_memory_write, umbra_memory_write(vm, 0x2000000, &word, 8, &error))
+CALL(umbra_memory_resident, umbra_memory_resident(vm, &word, &error))
 CALL(umbra_memory_read_virtual,
      umbra_memory_read_virtual(vm, 0, 0x200000, &word, 8, &error))
 CALL(umbra_memory_write_virtual,
@@ -101,6 +102,7 @@ CALL(umbra_memory_hide, umbra_memory_hide(vm, 1, 1, &error))
 CALL(umbra_clock_jump, umbra_clock_jump(vm, UMBRA_CLOCK_RTC, 1, &error))
 CALL(umbra_console_find, umbra_console_find(vm, "com1", &port, &error))
 CALL(umbra_console_send, umbra_console_send(vm, 0, "", 0))
+CALL(umbra_console_resize, umbra_console_resize(vm, 0, 80, 25, &error))
 CALL(umbra_console_set_output, umbra_console_set_output(vm, 0, ignore_output, NULL))
 CALL(umbra_console_expect,
      umbra_console_expect(vm, 0, "never printed", 0, 0, NULL, &error))
@@ -282,6 +284,7 @@ static const struct row {
     ROW(umbra_memory_read_symbol, 0, -EBUSY, 0, 0, -EDEADLK, -EPERM),
     ROW(umbra_memory_write_symbol, 0, -EBUSY, 0, 0, -EDEADLK, -EPERM),
     ROW(umbra_memory_range_at, 0, 0, 0, 0, 0, -EPERM),
+    ROW(umbra_memory_resident, 0, 0, 0, 0, 0, -EPERM),
     ROW(umbra_memory_find, 0, 0, 0, 0, 0, -EPERM),
     ROW(umbra_translate, 0, -EBUSY, 0, 0, -EDEADLK, -EPERM),
     ROW(umbra_translate_list, 0, -EBUSY, 0, 0, -EDEADLK, -EPERM),
@@ -317,6 +320,7 @@ static const struct row {
     ROW(umbra_console_find, 0, 0, 0, 0, 0, -EPERM),
     ROW(umbra_console_set_output, 0, -EINVAL, -EINVAL, -EINVAL, -EDEADLK, -EPERM),
     ROW(umbra_console_send, 0, 0, 0, 0, -EDEADLK, -EPERM),
+    ROW(umbra_console_resize, -ENOTSUP, -ENOTSUP, -ENOTSUP, -ENOTSUP, -EDEADLK, -EPERM),
     ROW(umbra_console_expect, -ETIMEDOUT, -ETIMEDOUT, -ETIMEDOUT, -EPIPE, -EDEADLK,
         -EPERM),
     ROW(umbra_console_transcript, 0, 0, 0, 0, 0, -EINVAL),

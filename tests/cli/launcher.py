@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Running the launcher in tests: plainly, and on a terminal of its own."""
+import fcntl
 import os
 import pty
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -23,10 +25,12 @@ def run(*arguments, cwd=None, stdin=subprocess.DEVNULL, user=None):
 class Terminal:
     """The launcher as the foreground job of a shell on a pseudo-terminal."""
 
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, size=None):
         self.output = b""
         self.pid, self.master = pty.fork()
         if self.pid == 0:
+            if size:
+                fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
             # A parent that outlives the launcher, as a shell does: it keeps the terminal.
             child = os.fork()
             if child == 0:
@@ -61,6 +65,9 @@ class Terminal:
             self.output += chunk
         return self.output
 
+    def resize(self, columns, rows):
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
     def write(self, text):
         os.write(self.master, text)
 
@@ -72,6 +79,13 @@ class Terminal:
         while not self.is_raw():
             if time.monotonic() > end:
                 raise AssertionError("the terminal did not become raw")
+            time.sleep(0.01)
+
+    def wait_cooked(self):
+        end = time.monotonic() + PATIENCE
+        while self.is_raw():
+            if time.monotonic() > end:
+                raise AssertionError("the terminal stays raw")
             time.sleep(0.01)
 
     def launcher_pid(self):

@@ -160,14 +160,63 @@ class Guests(unittest.TestCase):
     def test_terminal_suspend(self):
         terminal, pid = self.terminal()
         os.kill(pid, signal.SIGTSTP)
-        end = time.monotonic() + launcher.PATIENCE
-        while terminal.is_raw():
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.01)
+        terminal.wait_cooked()
         os.kill(pid, signal.SIGCONT)
         terminal.wait_raw()
         os.kill(pid, signal.SIGTERM)
         self.assert_ends(terminal, 128 + signal.SIGTERM)
+
+    def test_terminal_stuck(self):
+        """Keys, commands and signals while the terminal takes no more output."""
+        terminal = Terminal("run", *self.flat(b"\x66\xba\xf8\x03\xb0\x21\xee\xeb\xfd"))
+        pid = terminal.launcher_pid()
+        terminal.read_until(b"!")
+        terminal.wait_raw()
+        time.sleep(4)  # "!" for ever: all is full on the way
+        os.kill(pid, signal.SIGTSTP)
+        terminal.wait_cooked()
+        os.kill(pid, signal.SIGCONT)
+        terminal.wait_raw()
+        terminal.write(b"abc\x01s")
+        time.sleep(0.2)  # they are read
+        terminal.read_until(b"by_reason")
+        os.kill(pid, signal.SIGTERM)
+        self.assert_ends(terminal, 128 + signal.SIGTERM)
+
+    @unittest.skipUnless("UMBRA_GUESTS" in os.environ, "no micro guests here")
+    def test_terminal_virtio(self):
+        """A virtio console at the terminal: its output, what is typed, Ctrl-A, its size."""
+        guest = ["--kernel", os.path.join(os.environ["UMBRA_GUESTS"], "virtio_console.elf"),
+                 "--append", "lines=2 sizes=2 echo=1", "--memory", "64M"]
+        for serial in ([], ["--serial", "none"]):
+            terminal = Terminal("run", *guest, "--console", "hvc0,end=stdio", *serial,
+                                size=(132, 43))
+            terminal.wait_raw()
+            terminal.read_until(b"hvc0 line 1")
+            terminal.read_until(b"size 132 43")
+            terminal.resize(99, 50)
+            terminal.read_until(b"size 99 50")
+            terminal.read_until(b"ready")
+            terminal.write(b"some \x01awords\n")
+            text = terminal.read_until(b"read <some \x01words>")
+            self.assertEqual(b"port 0 is hvc0" in text, not serial)
+            self.assert_ends(terminal, 1)  # the debug-exit port
+        terminal = Terminal("run", *guest, "--console", "hvc0,end=stdio", "--serial", "none")
+        terminal.wait_raw()
+        terminal.read_until(b"hvc0 line 1")
+        terminal.write(b"\x01x")
+        self.assert_ends(terminal, 130)
+
+    @unittest.skipUnless("UMBRA_GUESTS" in os.environ, "no micro guests here")
+    def test_virtio_pipe(self):
+        """Without a terminal: stdin and stdout are the virtio console."""
+        result = subprocess.run(
+            [launcher.UMBRA, "run", "--kernel",
+             os.path.join(os.environ["UMBRA_GUESTS"], "virtio_console.elf"), "--append",
+             "lines=1 echo=1", "--memory", "64M", "--console", "main,end=stdio",
+             "--serial", "none", "--quiet"], input=b"typed\n", stdout=subprocess.PIPE,
+            timeout=launcher.PATIENCE)
+        self.assertEqual(result.stdout, b"main line 0\nready\nread <typed>\n")
 
 
 main()

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Virtio console ports: learns their names, writes lines=N lines to each; with echo=1,
- * the first port gives back a line that it reads. */
+/* Virtio console ports: learns their names, writes lines=N lines to each; with sizes=N the
+ * first says N times what size its terminal has; with echo=1 it gives back a line. */
 #include "virtio.h"
 
 #define CONSOLE_F_MULTIPORT 1
@@ -23,7 +23,9 @@ static struct control received[QUEUE];
 static char names[MAX_PORTS][64];
 static bool open[MAX_PORTS];
 static unsigned ports;
-static uint64_t lines = 1000;
+static uint64_t lines = 1000, sizes;
+static uint16_t terminal[2]; /* columns, rows */
+static unsigned resizes;
 
 static unsigned port_queue(unsigned port)
 {
@@ -83,6 +85,10 @@ static bool take_control(const struct control *c, uint32_t length)
     case OPEN:
         open[c->id] = c->value == 1;
         return true;
+    case RESIZE:
+        memcpy(terminal, c->name, sizeof(terminal));
+        resizes++;
+        return length >= 12;
     default:
         return true;
     }
@@ -119,21 +125,29 @@ static bool write_bytes(unsigned port, char *text, size_t size)
     return wait_one(ring, &length);
 }
 
-static size_t line_make(char *line, const char *name, uint64_t number)
+static size_t number_text(char *text, uint64_t number)
 {
     char digits[20];
     size_t used = 0, count = 0;
 
-    for (; *name; name++)
-        line[used++] = *name;
-    memcpy(line + used, " line ", 6);
-    used += 6;
     do {
         digits[count++] = (char)('0' + number % 10);
         number /= 10;
     } while (number);
     while (count)
-        line[used++] = digits[--count];
+        text[used++] = digits[--count];
+    return used;
+}
+
+static size_t line_make(char *line, const char *name, uint64_t number)
+{
+    size_t used = 0;
+
+    for (; *name; name++)
+        line[used++] = *name;
+    memcpy(line + used, " line ", 6);
+    used += 6;
+    used += number_text(line + used, number);
     line[used++] = '\n';
     return used;
 }
@@ -148,6 +162,31 @@ static uint64_t write_lines(void *argument)
         for (p = 0; p < ports; p++)
             if (!write_bytes(p, line, line_make(line, names[p], i)))
                 return 0;
+    return 1;
+}
+
+static uint64_t follow_sizes(void *argument)
+{
+    static char line[64] = "size ";
+    size_t used;
+    uint32_t length;
+    unsigned seen;
+
+    for (seen = 0; seen < sizes;) {
+        while (resizes == seen) {
+            if (!ring_wait(&rings[2], &(unsigned){ 0 }, &length, UINT64_MAX) ||
+                !take_control(&received[0], length) || !listen(0))
+                return 0;
+            ring_kick(&rings[2]);
+        }
+        seen = resizes;
+        used = 5 + number_text(line + 5, terminal[0]);
+        line[used++] = ' ';
+        used += number_text(line + used, terminal[1]);
+        line[used++] = '\n';
+        if (!write_bytes(0, line, used))
+            return 0;
+    }
     return 1;
 }
 
@@ -197,6 +236,9 @@ int guest_main(int argc, char **argv)
     for (i = 0; i < ports; i++)
         print("port %u is %s\n", i, names[i]);
     CHECK(user_run(write_lines, NULL, NULL) == 1);
+    if (boot_option("sizes"))
+        CHECK(number_parse(boot_option("sizes"), &sizes));
+    CHECK(user_run(follow_sizes, NULL, NULL) == 1);
     if (boot_option("echo"))
         CHECK(user_run(echo_line, NULL, NULL) == 1);
     CHECK(!(virtio_status(&console) & VIRTIO_NEEDS_RESET));

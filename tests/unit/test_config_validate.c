@@ -43,6 +43,9 @@ static const struct {
     { "{\"kernel\": \"k\", \"disks\": [{\"path\": \"a\", \"id\": \"x\"}], "
       "\"net\": [{\"id\": \"x\"}]}",
       "x.json:1:69: $.net[0].id: \"x\" is used twice" },
+    { "{\"kernel\": \"k\", \"debug_port\": \"stdio\"}",
+      "x.json:1:31: $.debug_port: stdio is for consoles; the debug port ends at "
+      "file:PATH, pty, unix:PATH or fd:N" },
     { "{\"kernel\": \"k\", \"net\": [{\"backend\": \"tap\"}]}",
       "x.json:1:25: $.net[0]: the tap backend needs \"tap\" or \"fd\"" },
     { "{\"kernel\": \"k\", \"net\": [{\"tap\": \"t\", \"forward\": \"tcp:1:2\"}]}",

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -59,6 +60,33 @@ static bool attach_type(struct attach *attach, const unsigned char *bytes, size_
     params = attach_params(attach);
     json_object_set_new(params, "data", json_string(text));
     return client_send(&attach->client, "console.send", params) >= 0;
+}
+
+/* Tell a virtio console the terminal's size; serial ports have none, and say so. */
+static void attach_resize(struct attach *attach)
+{
+    struct winsize size;
+    json_t *params;
+
+    if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 &&
+        size.ws_row > 0) {
+        params = attach_params(attach);
+        json_object_set_new(params, "columns", json_integer(size.ws_col));
+        json_object_set_new(params, "rows", json_integer(size.ws_row));
+        client_send(&attach->client, "console.resize", params);
+    }
+}
+
+static void attach_signal(struct attach *attach, int signals, bool *ends)
+{
+    struct signalfd_siginfo info;
+
+    if (read(signals, &info, sizeof(info)) == sizeof(info) &&
+        info.ssi_signo == SIGWINCH) {
+        attach_resize(attach);
+    } else {
+        *ends = true;
+    }
 }
 
 /* Print the bytes of a console.output message. */
@@ -128,8 +156,10 @@ static void attach_loop(struct attach *attach, int signals, bool terminal)
         if (ended || poll(fds, 3, -1) < 0) {
             continue;
         }
-        if (fds[2].revents != 0 ||
-            (fds[1].revents != 0 && !attach_input(attach, terminal))) {
+        if (fds[2].revents != 0) {
+            attach_signal(attach, signals, &ended);
+        }
+        if (fds[1].revents != 0 && !attach_input(attach, terminal)) {
             return;
         }
         readable = fds[0].revents != 0;
@@ -144,6 +174,7 @@ static int attach_signals(void)
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGWINCH);
     sigprocmask(SIG_BLOCK, &set, NULL);
     return signalfd(-1, &set, SFD_CLOEXEC);
 }
@@ -187,6 +218,9 @@ int command_console(int argc, char **argv)
     json_decref(attached);
     signals = attach_signals();
     terminal = term_present() && term_open() == 0 && term_raw() == 0;
+    if (terminal) {
+        attach_resize(&attach);
+    }
     attach_loop(&attach, signals, terminal);
     term_close();
     close(signals);

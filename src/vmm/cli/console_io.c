@@ -4,19 +4,22 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <jansson.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 enum {
     CTRL_A = 1,
     OUTPUT_CHUNK =
-        512,          /* POSIX's PIPE_BUF: a pipe that polls writable takes it at once */
-    INPUT_CHUNK = 16, /* a UART's FIFO */
+        512, /* POSIX's PIPE_BUF: a pipe that polls writable takes it at once */
+    OUTPUT_MOST = 16 << 20, /* while the VM's threads must not wait */
+    INPUT_CHUNK = 16,       /* a UART's FIFO */
     INPUT_RETRY_MS = 10,
 };
 
@@ -52,7 +55,9 @@ int console_io_init(struct console_io *io, bool guest_ctrl_c,
     pthread_cond_init(&io->room, NULL);
     io->output_fd = open_output();
     io->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return io->wake_fd >= 0 ? 0 : -errno;
+    io->output_capacity = CONSOLE_IO_OUTPUT;
+    io->output = malloc(io->output_capacity);
+    return io->output == NULL ? -ENOMEM : io->wake_fd >= 0 ? 0 : -errno;
 }
 
 void console_io_fini(struct console_io *io)
@@ -63,70 +68,133 @@ void console_io_fini(struct console_io *io)
     if (io->output_fd != STDOUT_FILENO) {
         close(io->output_fd);
     }
+    free(io->output);
     pthread_cond_destroy(&io->room);
     pthread_mutex_destroy(&io->lock);
 }
 
-/* Is port @index "stdio"? -1 behind the last port. */
-static int port_is_stdio(const struct umbra_config *config, int index)
-{
-    char *serial = umbra_config_get(config, "serial"), *rest = serial, *end;
-    int found = -1;
+/* ---- Which consoles ----------------------------------------------------------- */
 
-    /* A doubled comma is part of a name, not between two. */
-    for (char *p = serial; p != NULL && (p = strstr(p, ",,")) != NULL;) {
-        *p++ = '_';
-        *p++ = '_';
-    }
-    while (found < 0 && (end = strsep(&rest, ",")) != NULL) {
-        if (index-- == 0) {
-            found = strcmp(end, "stdio") == 0;
+typedef int (*stdio_fn)(void *context, const char *name, bool serial);
+
+/* Call @fn with the name of each console of @config that is "stdio", serial ports first,
+ * while it returns 0; what it returned last. */
+static int each_stdio(const struct umbra_config *config, stdio_fn fn, void *context)
+{
+    char *text = umbra_config_to_json(config), name[16];
+    json_t *json = text != NULL ? json_loads(text, 0, NULL) : NULL, *end, *console;
+    int ret = 0;
+    size_t i;
+
+    json_array_foreach(json_object_get(json, "serial"), i, end)
+    {
+        if (ret == 0 && strcmp(json_string_value(end), "stdio") == 0) {
+            snprintf(name, sizeof(name), "com%u", (unsigned)i + 1);
+            ret = fn(context, name, true);
         }
     }
-    free(serial);
-    return found;
+    json_array_foreach(json_object_get(json, "consoles"), i, console)
+    {
+        const char *kind = json_string_value(json_object_get(console, "end"));
+
+        if (ret == 0 && kind != NULL && strcmp(kind, "stdio") == 0) {
+            ret = fn(context, json_string_value(json_object_get(console, "name")), false);
+        }
+    }
+    json_decref(json);
+    free(text);
+    return ret;
+}
+
+static int found_stdio(void *context, const char *name, bool serial)
+{
+    (void)context;
+    (void)name;
+    (void)serial;
+    return 1;
 }
 
 bool console_io_wants_stdin(const struct umbra_config *config)
 {
-    for (int i = 0; port_is_stdio(config, i) >= 0; i++) {
-        if (port_is_stdio(config, i) == 1) {
-            return true;
-        }
-    }
-    return false;
+    return each_stdio(config, found_stdio, NULL) == 1;
 }
 
 /* ---- Output ------------------------------------------------------------------ */
 
-/* On a thread of the VM. Waits for room, but not once the guest is to stop. */
+/* More room, up to OUTPUT_MOST; the caller holds the lock. */
+static bool output_grow(struct console_io *io)
+{
+    size_t capacity = 2 * io->output_capacity, first;
+    char *output = capacity <= OUTPUT_MOST ? malloc(capacity) : NULL;
+
+    if (output == NULL) {
+        return false;
+    }
+    first = io->output_capacity - io->output_start;
+    first = first < io->output_length ? first : io->output_length;
+    memcpy(output, io->output + io->output_start, first);
+    memcpy(output + first, io->output, io->output_length - first);
+    free(io->output);
+    io->output = output;
+    io->output_start = 0;
+    io->output_capacity = capacity;
+    return true;
+}
+
+/* Where the next bytes go, and how many; waits for room, unless that must not be. The caller
+ * holds the lock. 0: there will be none. */
+static size_t output_room(struct console_io *io, char **at)
+{
+    for (;;) {
+        size_t most = io->calling ? io->output_capacity : CONSOLE_IO_OUTPUT;
+        size_t end = (io->output_start + io->output_length) % io->output_capacity;
+
+        if (io->output_length < most) {
+            size_t room = most - io->output_length;
+
+            *at = io->output + end;
+            return room < io->output_capacity - end ? room : io->output_capacity - end;
+        }
+        if (io->stopping || (io->calling && !output_grow(io))) {
+            return 0;
+        }
+        if (!io->calling) {
+            pthread_cond_wait(&io->room, &io->lock);
+        }
+    }
+}
+
+/* On a thread of the VM. */
 static void queue_output(void *context, const void *bytes, size_t length)
 {
     struct console_io *io = context;
     const char *p = bytes;
+    char *at;
 
     pthread_mutex_lock(&io->lock);
     while (length > 0) {
-        size_t end = (io->output_start + io->output_length) % CONSOLE_IO_OUTPUT;
-        size_t room = CONSOLE_IO_OUTPUT - io->output_length, n = length;
+        size_t n = output_room(io, &at);
 
-        if (room == 0) {
-            if (io->stopping) {
-                break;
-            }
-            pthread_cond_wait(&io->room, &io->lock);
-            continue;
+        if (n == 0) {
+            break;
         }
-        n = n < room ? n : room;
-        n = n < CONSOLE_IO_OUTPUT - end ? n : CONSOLE_IO_OUTPUT - end;
+        n = n < length ? n : length;
         if (io->output_length == 0) {
             eventfd_write(io->wake_fd, 1);
         }
-        memcpy(io->output + end, p, n);
+        memcpy(at, p, n);
         io->output_length += n;
         p += n;
         length -= n;
     }
+    pthread_mutex_unlock(&io->lock);
+}
+
+void console_io_call(struct console_io *io, bool begins)
+{
+    pthread_mutex_lock(&io->lock);
+    io->calling = begins;
+    pthread_cond_broadcast(&io->room);
     pthread_mutex_unlock(&io->lock);
 }
 
@@ -153,7 +221,7 @@ void console_io_drain(struct console_io *io)
         /* Only this thread takes bytes out: what is copied stays at the start. */
         pthread_mutex_lock(&io->lock);
         while (n < sizeof(chunk) && n < io->output_length) {
-            chunk[n] = io->output[(io->output_start + n) % CONSOLE_IO_OUTPUT];
+            chunk[n] = io->output[(io->output_start + n) % io->output_capacity];
             n++;
         }
         pthread_mutex_unlock(&io->lock);
@@ -167,7 +235,7 @@ void console_io_drain(struct console_io *io)
         }
         atomic_store(&io->last_output, chunk[written - 1]);
         pthread_mutex_lock(&io->lock);
-        io->output_start = (io->output_start + (size_t)written) % CONSOLE_IO_OUTPUT;
+        io->output_start = (io->output_start + (size_t)written) % io->output_capacity;
         io->output_length -= (size_t)written;
         pthread_cond_broadcast(&io->room);
         pthread_mutex_unlock(&io->lock);
@@ -194,28 +262,61 @@ void console_io_fresh_line(const struct console_io *io)
     }
 }
 
+struct attaching {
+    struct console_io *io;
+    struct umbra_error *error;
+    bool serial; /* what takes input until now is one */
+};
+
+static int attach_one(void *context, const char *name, bool serial)
+{
+    struct attaching *attaching = context;
+    struct console_io *io = attaching->io;
+    unsigned port;
+    int rc = umbra_console_find(io->vm, name, &port, attaching->error);
+
+    if (rc != 0) {
+        return rc;
+    }
+    rc = umbra_console_set_output(io->vm, port, queue_output, io);
+    if (rc != 0) {
+        attaching->error->code = UMBRA_ERROR_INTERNAL;
+        snprintf(attaching->error->message, sizeof(attaching->error->message),
+                 "console %s: %s", name, strerror(-rc));
+        return rc;
+    }
+    /* A virtio console is at the terminal by request only, COM1 by default. */
+    if (io->input_port < 0 || (attaching->serial && !serial)) {
+        io->input_port = (int)port;
+        io->input_sized = !serial;
+        attaching->serial = serial;
+    }
+    return 0;
+}
+
 int console_io_attach(struct console_io *io, struct umbra_vm *vm,
                       const struct umbra_config *config, struct umbra_error *error)
 {
-    io->vm = vm;
-    for (int i = 0; port_is_stdio(config, i) >= 0; i++) {
-        int rc;
+    struct attaching attaching = { .io = io, .error = error };
+    int rc;
 
-        if (port_is_stdio(config, i) == 0) {
-            continue;
-        }
-        rc = umbra_console_set_output(vm, (unsigned)i, queue_output, io);
-        if (rc != 0) {
-            error->code = UMBRA_ERROR_INTERNAL;
-            snprintf(error->message, sizeof(error->message), "serial port %d: %s", i,
-                     strerror(-rc));
-            return rc;
-        }
-        if (io->input_port < 0) {
-            io->input_port = i;
-        }
+    io->vm = vm;
+    rc = each_stdio(config, attach_one, &attaching);
+    if (rc == 0) {
+        console_io_resized(io);
     }
-    return 0;
+    return rc;
+}
+
+void console_io_resized(const struct console_io *io)
+{
+    struct winsize size;
+
+    if (io->terminal && io->input_sized && ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0 &&
+        size.ws_col > 0 && size.ws_row > 0) {
+        umbra_console_resize(io->vm, (unsigned)io->input_port, size.ws_col, size.ws_row,
+                             NULL);
+    }
 }
 
 /* ---- Input ------------------------------------------------------------------- */
@@ -284,9 +385,12 @@ void console_io_pump(struct console_io *io, bool readable)
     while (sent < io->input_length) {
         size_t left = io->input_length - sent;
         size_t chunk = left < INPUT_CHUNK ? left : INPUT_CHUNK;
-        int rc =
-            umbra_console_send(io->vm, (unsigned)io->input_port, io->input + sent, chunk);
+        int rc;
 
+        console_io_call(io, true);
+        rc =
+            umbra_console_send(io->vm, (unsigned)io->input_port, io->input + sent, chunk);
+        console_io_call(io, false);
         if (rc == -EAGAIN) {
             break;
         }

@@ -19,6 +19,7 @@ enum { CONSOLE_IO_INPUT = 4096, CONSOLE_IO_OUTPUT = 65536, CONSOLE_IO_CTRL_C = 3
 struct console_io {
     struct umbra_vm *vm; /* NULL until attached */
     int input_port;      /* -1: none takes input */
+    bool input_sized;    /* it has a size: a virtio console */
     bool terminal;       /* stdin is one, in raw mode: Ctrl-A and Ctrl-C are ours */
     bool guest_ctrl_c;
     bool escaped;   /* Ctrl-A came last */
@@ -31,8 +32,9 @@ struct console_io {
     pthread_mutex_t lock;     /* of what follows */
     pthread_cond_t room;
     bool stopping; /* output that finds no room is dropped */
-    size_t output_start, output_length;
-    char output[CONSOLE_IO_OUTPUT]; /* a ring */
+    bool calling;  /* see console_io_call() */
+    char *output;  /* a ring */
+    size_t output_start, output_length, output_capacity;
 
     char input[CONSOLE_IO_INPUT]; /* waits for room in the guest's port */
     size_t input_length;
@@ -45,12 +47,23 @@ int console_io_init(struct console_io *io, bool guest_ctrl_c,
                     void (*command)(void *context, char key), void *context);
 void console_io_fini(struct console_io *io);
 
-/* A serial port of @config is "stdio". */
+/* A console of @config is "stdio". */
 bool console_io_wants_stdin(const struct umbra_config *config);
 
-/* Connect every port that is "stdio": all to stdout, the first to stdin. Before start. */
+/* Connect every console that is "stdio": all to stdout, the first virtio console of them, or
+ * else the first serial port, to stdin. Before start. */
 int console_io_attach(struct console_io *io, struct umbra_vm *vm,
                       const struct umbra_config *config, struct umbra_error *error);
+
+/* The terminal's size is another: tell the guest. */
+void console_io_resized(const struct console_io *io);
+
+/*
+ * Around calls to the library on the launcher's thread that may wait for a thread of the VM:
+ * that one might itself be waiting for this thread to write its output. Meanwhile the queue
+ * grows instead, and beyond some MiB output is dropped.
+ */
+void console_io_call(struct console_io *io, bool begins);
 
 /* What to poll for input; -1 when there is none or no room for it. */
 int console_io_input_fd(const struct console_io *io);

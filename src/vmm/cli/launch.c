@@ -151,22 +151,29 @@ static void stop_request(struct launch *launch, int signal, bool at_once)
 /* SIGTSTP: the guest and the terminal rest until SIGCONT. */
 static void suspend(struct launch *launch)
 {
-    bool paused = umbra_vm_pause(launch->vm, NULL) == 0;
+    bool paused;
 
+    console_io_call(&launch->console, true);
+    paused = umbra_vm_pause(launch->vm, NULL) == 0;
+    console_io_call(&launch->console, false);
     term_restore();
     raise(SIGSTOP);
     if (launch->terminal && term_present()) {
         term_raw();
     }
+    console_io_resized(&launch->console);
     if (paused) {
         umbra_vm_resume(launch->vm, NULL);
     }
 }
 
-static void print_stats(const struct launch *launch)
+static void print_stats(struct launch *launch)
 {
-    char *json = umbra_vm_stats_json(launch->vm);
+    char *json;
 
+    console_io_call(&launch->console, true);
+    json = umbra_vm_stats_json(launch->vm);
+    console_io_call(&launch->console, false);
     if (json != NULL) {
         console_io_fresh_line(&launch->console);
         fprintf(stderr, "%s\n", json);
@@ -215,6 +222,8 @@ static void take_signal(struct launch *launch)
     }
     if (info.ssi_signo == SIGTSTP) {
         suspend(launch);
+    } else if (info.ssi_signo == SIGWINCH) {
+        console_io_resized(&launch->console);
     } else {
         stop_request(launch, (int)info.ssi_signo, false);
     }
@@ -400,7 +409,7 @@ out:
 /* Signals are taken by the loop; threads that the library starts inherit the mask. */
 static int open_signals(void)
 {
-    static const int caught[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP };
+    static const int caught[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGWINCH };
     sigset_t set;
 
     sigemptyset(&set);
