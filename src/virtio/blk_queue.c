@@ -54,15 +54,13 @@ static void request_finish(struct blk_request *request, uint8_t status)
 {
     struct blk_queue *bq = request->queue;
     struct virtqueue_chain *chain = &request->chain;
-    bool answers =
-        request->type == VIRTIO_BLK_T_IN || request->type == VIRTIO_BLK_T_GET_ID;
 
     virtqueue_chain_write(chain, chain->writable_bytes - 1, &status, 1);
     if (status != VIRTIO_BLK_S_OK) {
         virtio_stat_add(&bq->queue->stats.errors, 1);
     }
-    /* The status is at the end, so all of it counts as written where there is data. */
-    virtio_queue_push(bq->queue, chain, answers ? (uint32_t)chain->writable_bytes : 1);
+    /* The status is at the end, so all of it counts as written: dirty tracking, too. */
+    virtio_queue_push(bq->queue, chain, (uint32_t)chain->writable_bytes);
     virtio_stat_latency(&bq->queue->stats, clock_ns() - request->start_ns);
     bq->finished_bytes += chain->readable_bytes + chain->writable_bytes;
     request_put(bq, request);
@@ -106,6 +104,8 @@ void blk_request_issue(struct blk_request *request)
 {
     if (request->range_count > 0) {
         request_issue_range(request);
+    } else if (request->disk.op != DISK_FLUSH && request->disk.length > BLK_PIECE) {
+        blk_pieces_issue(request);
     } else {
         disk_submit(request->queue->disk, &request->disk);
     }

@@ -24,6 +24,18 @@ struct blk_range { /* of a discard or write-zeroes command */
     bool unmap;
 };
 
+enum { BLK_PIECE = 2 << 20 };
+
+/* A transfer of more than that: what it is as a whole, and how far it is. */
+struct blk_pieces {
+    const struct iovec *iov;
+    unsigned iov_count;
+    uint64_t offset, length, submitted;
+    struct iovec *slice; /* the buffers of the piece in flight */
+    int error;
+    bool ended, looping;
+};
+
 struct blk_request {
     struct disk_request disk;
     struct virtqueue_chain chain;
@@ -35,6 +47,7 @@ struct blk_request {
     struct iovec *slice; /* the data, when the driver's layout is unusual */
     struct blk_range ranges[BLK_DISCARD_SEGMENTS];
     unsigned range_count, range_next;
+    struct blk_pieces pieces;
     struct blk_fault fault;
 };
 
@@ -61,6 +74,9 @@ struct blk_queue {
 void blk_request_issue(struct blk_request *request);
 /* disk_request.done of every request. */
 void blk_request_done(struct disk_request *disk, int error);
+
+/* blk_pieces.c: submit a transfer of more than BLK_PIECE bytes. */
+void blk_pieces_issue(struct blk_request *request);
 
 /* Planned faults of a request about to be issued: true when it is taken care of. */
 bool blk_fault_takes(struct blk_request *request);

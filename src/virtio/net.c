@@ -221,6 +221,7 @@ static void net_reset(struct virtio_device *device)
     for (unsigned i = 0; i < net->pair_count; i++) {
         net->pairs[i].frame_size = 0; /* it was made for another negotiation */
     }
+    memcpy(device->config, net->mac, sizeof(net->mac));
     net_faults_forget(net);
     net_set_offloads(net, 0);
     net_set_pairs(net, 1);
@@ -394,7 +395,8 @@ int virtio_net_create(const struct device_env *env,
     net->backend = backend;
     net->active_pairs = 1;
     net->link = true;
-    memcpy(net->device.config, options->mac, 6);
+    memcpy(net->mac, options->mac, sizeof(net->mac));
+    memcpy(net->device.config, net->mac, sizeof(net->mac));
     store_le16(net->device.config + NET_CONFIG_STATUS, VIRTIO_NET_S_LINK_UP);
     store_le16(net->device.config + NET_CONFIG_PAIRS, (uint16_t)backend->pairs);
     store_le16(net->device.config + NET_CONFIG_MTU, (uint16_t)options->mtu);

@@ -197,6 +197,10 @@ static void test_control(void **state)
     for (unsigned size = 1; size <= sizeof(junk); size++) {
         assert_false(command(r, 4, junk, size));
     }
+    /* A reset brings the card's own address back. */
+    assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 5, 1), 5);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
+    assert_int_equal(mmio_get_sized(r->device, VIRTIO_MMIO_CONFIG + 5, 1), 3);
     /* Without MQ the control queue is the third one, and there is one pair. */
     rig_start(r, false, features);
     assert_int_equal(atomic_load(&fake.pairs), 1);
