@@ -48,7 +48,7 @@ struct virtio_net {
     struct net_pair *pairs;
     uint8_t *scratch;          /* a frame from the guest that must lie in one piece */
     uint64_t offloads;         /* VIRTIO_NET_F_GUEST_* in force */
-    uint8_t mac[6]; /* until the driver sets another, and after its reset */
+    uint8_t mac[6];            /* until the driver sets another, and after its reset */
     bool link, lost;           /* the user's wish; the back end's end is gone */
     bool flapped;              /* a planned fault has the link down for a while */
     struct loop_timer *reopen; /* until the back end's end is looked for again */
