@@ -190,7 +190,7 @@ const void *guest_mem_const_ptr(const struct guest_mem *mem, gpa addr, uint64_t 
 uint64_t guest_mem_span(const struct guest_mem *mem, gpa addr)
 {
     const struct guest_region *region = region_find(mem, addr);
-    struct guest_piece pieces[GUEST_MEM_MAX_HOLES + 1];
+    struct guest_piece pieces[GUEST_MEM_PIECES];
     unsigned count = region == NULL ? 0 : guest_mem_pieces(mem, region, pieces);
 
     for (unsigned i = 0; i < count; i++) {
@@ -394,6 +394,13 @@ void guest_mem_show(struct guest_mem *mem)
     atomic_store(&mem->hole_count, 0);
 }
 
+unsigned guest_mem_piece_slot(const struct guest_region *region, unsigned index)
+{
+    enum { FIRST = 1024 };
+
+    return FIRST + region->slot * GUEST_MEM_PIECES + index;
+}
+
 unsigned guest_mem_pieces(const struct guest_mem *mem, const struct guest_region *region,
                           struct guest_piece *pieces)
 {
@@ -412,10 +419,18 @@ unsigned guest_mem_pieces(const struct guest_mem *mem, const struct guest_region
                          atomic_load_explicit(&mem->holes[i].size, memory_order_relaxed);
             }
         }
-        if (next > at && count <= GUEST_MEM_MAX_HOLES) {
-            pieces[count++] = (struct guest_piece){ .base = at, .size = next - at };
+        if (next > at && count < GUEST_MEM_PIECES) {
+            pieces[count] = (struct guest_piece){
+                .base = at,
+                .size = next - at,
+                .slot = guest_mem_piece_slot(region, count),
+            };
+            count++;
         }
         at = behind;
+    }
+    if (count == 1 && pieces[0].size == region->size) {
+        pieces[0].slot = region->slot;
     }
     return count;
 }

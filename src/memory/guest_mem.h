@@ -134,19 +134,24 @@ uint64_t guest_mem_resident_lately(struct guest_mem *mem);
  * Change them while the VM stands still; lookups may go on. -EINVAL: not whole pages,
  * -EFAULT: not wholly inside a RAM region, -EEXIST: part of it is hidden already, -ENOSPC.
  */
-enum { GUEST_MEM_MAX_HOLES = 16 };
+enum { GUEST_MEM_MAX_HOLES = 16, GUEST_MEM_PIECES = GUEST_MEM_MAX_HOLES + 1 };
 
+/* A part of a region that is there, and its KVM memslot: a region without holes is one part
+ * in the region's own slot; else they have slots behind those of whole regions. */
 struct guest_piece {
     gpa base;
     uint64_t size;
+    unsigned slot;
 };
 
 int guest_mem_hide(struct guest_mem *mem, gpa addr, uint64_t length);
 void guest_mem_show(struct guest_mem *mem);
-/* The parts of @region that are not hidden, in order; there are at most
- * GUEST_MEM_MAX_HOLES + 1. Returns how many. */
+/* The parts of @region that are not hidden, in order; there are at most GUEST_MEM_PIECES.
+ * Returns how many. */
 unsigned guest_mem_pieces(const struct guest_mem *mem, const struct guest_region *region,
                           struct guest_piece *pieces);
+/* The slot that part @index of @region has if it is not all of it. */
+unsigned guest_mem_piece_slot(const struct guest_region *region, unsigned index);
 
 /*
  * Dirty tracking of the writes that umbra's own devices make, a bit a page; the guest's

@@ -19,8 +19,11 @@
 
 struct dirty_region {
     const struct guest_region *region;
-    unsigned long *bitmap; /* a whole number of 64-bit words, as KVM wants it */
-    size_t words;
+    unsigned long *bitmap;  /* what is to be told */
+    unsigned long *scratch; /* a whole number of 64-bit words, as KVM wants it */
+    size_t words;           /* of each */
+    struct guest_piece pieces[GUEST_MEM_PIECES];
+    unsigned piece_count;
 };
 
 struct dirty_ring {
@@ -104,11 +107,14 @@ static int dirty_add_regions(struct dirty_tracker *tracker)
         dirty->region = &regions[i];
         dirty->words = align_up(regions[i].size / 4096, 64) / BITS_PER_WORD;
         dirty->bitmap = calloc(dirty->words, sizeof(*dirty->bitmap));
-        if (dirty->bitmap == NULL) {
+        dirty->scratch =
+            tracker->ring ? NULL : calloc(dirty->words, sizeof(*dirty->scratch));
+        tracker->region_count++;
+        if (dirty->bitmap == NULL || (dirty->scratch == NULL && !tracker->ring)) {
             return -ENOMEM;
         }
-        tracker->region_count++;
     }
+    dirty_tracker_layout(tracker);
     return guest_mem_dirty_enable(tracker->mem, true);
 }
 
@@ -153,6 +159,7 @@ void dirty_tracker_destroy(struct dirty_tracker *tracker)
     }
     for (size_t i = 0; i < tracker->region_count; i++) {
         free(tracker->regions[i].bitmap);
+        free(tracker->regions[i].scratch);
     }
     free(tracker->rings);
     free(tracker->regions);
@@ -160,13 +167,25 @@ void dirty_tracker_destroy(struct dirty_tracker *tracker)
     free(tracker);
 }
 
+/* Page @page of @piece was written. */
+static void dirty_mark_piece(struct dirty_region *dirty, const struct guest_piece *piece,
+                             uint64_t page)
+{
+    if (page < piece->size / 4096) {
+        page += (piece->base - dirty->region->base) / 4096;
+        dirty->bitmap[page / BITS_PER_WORD] |= 1ul << (page % BITS_PER_WORD);
+    }
+}
+
 static void dirty_mark(struct dirty_tracker *tracker, uint32_t slot, uint64_t page)
 {
     for (size_t i = 0; i < tracker->region_count; i++) {
         struct dirty_region *dirty = &tracker->regions[i];
 
-        if (dirty->region->slot == (slot & 0xffff) && page < dirty->region->size / 4096) {
-            dirty->bitmap[page / BITS_PER_WORD] |= 1ul << (page % BITS_PER_WORD);
+        for (unsigned p = 0; p < dirty->piece_count; p++) {
+            if (dirty->pieces[p].slot == (slot & 0xffff)) {
+                dirty_mark_piece(dirty, &dirty->pieces[p], page);
+            }
         }
     }
 }
@@ -211,14 +230,15 @@ int dirty_tracker_ring_full(struct dirty_tracker *tracker)
 }
 
 /* KVM's bitmap of one slot, cleared by the taking. */
-static int dirty_take_bitmap(struct dirty_tracker *tracker, struct dirty_region *dirty)
+static int dirty_take_bitmap(struct dirty_tracker *tracker, struct dirty_region *dirty,
+                             const struct guest_piece *piece)
 {
-    struct kvm_dirty_log get = { .slot = dirty->region->slot,
-                                 .dirty_bitmap = dirty->bitmap };
+    size_t words = align_up(piece->size / 4096, 64) / BITS_PER_WORD;
+    struct kvm_dirty_log get = { .slot = piece->slot, .dirty_bitmap = dirty->scratch };
     struct kvm_clear_dirty_log clear = {
-        .slot = dirty->region->slot,
-        .num_pages = (uint32_t)(dirty->region->size / 4096),
-        .dirty_bitmap = dirty->bitmap,
+        .slot = piece->slot,
+        .num_pages = (uint32_t)(piece->size / 4096),
+        .dirty_bitmap = dirty->scratch,
     };
 
     if (ioctl(tracker->set->options.vm_fd, KVM_GET_DIRTY_LOG, &get) < 0) {
@@ -228,7 +248,49 @@ static int dirty_take_bitmap(struct dirty_tracker *tracker, struct dirty_region 
         ioctl(tracker->set->options.vm_fd, KVM_CLEAR_DIRTY_LOG, &clear) < 0) {
         return -errno;
     }
+    for (size_t i = 0; i < words; i++) {
+        for (unsigned long word = dirty->scratch[i]; word != 0; word &= word - 1) {
+            dirty_mark_piece(dirty, piece,
+                             i * BITS_PER_WORD + (unsigned)__builtin_ctzl(word));
+        }
+    }
     return 0;
+}
+
+/* All that KVM has logged, into the bitmaps. The caller holds the lock. */
+static int dirty_gather(struct dirty_tracker *tracker)
+{
+    int ret = tracker->ring ? dirty_harvest(tracker) : 0;
+
+    for (size_t i = 0; !tracker->ring && i < tracker->region_count; i++) {
+        struct dirty_region *dirty = &tracker->regions[i];
+
+        for (unsigned p = 0; ret == 0 && p < dirty->piece_count; p++) {
+            ret = dirty_take_bitmap(tracker, dirty, &dirty->pieces[p]);
+        }
+    }
+    return ret;
+}
+
+int dirty_tracker_gather(struct dirty_tracker *tracker)
+{
+    int ret;
+
+    pthread_mutex_lock(&tracker->lock);
+    ret = dirty_gather(tracker);
+    pthread_mutex_unlock(&tracker->lock);
+    return ret;
+}
+
+void dirty_tracker_layout(struct dirty_tracker *tracker)
+{
+    pthread_mutex_lock(&tracker->lock);
+    for (size_t i = 0; i < tracker->region_count; i++) {
+        struct dirty_region *dirty = &tracker->regions[i];
+
+        dirty->piece_count = guest_mem_pieces(tracker->mem, dirty->region, dirty->pieces);
+    }
+    pthread_mutex_unlock(&tracker->lock);
 }
 
 static void dirty_report(struct dirty_region *dirty, void (*fn)(void *context, gpa page),
@@ -251,17 +313,10 @@ int dirty_tracker_fetch(struct dirty_tracker *tracker,
     int ret;
 
     pthread_mutex_lock(&tracker->lock);
-    ret = tracker->ring ? dirty_harvest(tracker) : 0;
+    ret = dirty_gather(tracker);
     for (size_t i = 0; ret == 0 && i < tracker->region_count; i++) {
-        struct dirty_region *dirty = &tracker->regions[i];
-
-        if (!tracker->ring) {
-            ret = dirty_take_bitmap(tracker, dirty);
-        }
-        if (ret == 0) {
-            guest_mem_dirty_take(dirty->region, dirty->bitmap);
-            dirty_report(dirty, fn, context);
-        }
+        guest_mem_dirty_take(tracker->regions[i].region, tracker->regions[i].bitmap);
+        dirty_report(&tracker->regions[i], fn, context);
     }
     pthread_mutex_unlock(&tracker->lock);
     return ret < 0 ? error_errno(error, UMBRA_ERROR_INTERNAL, -ret,

@@ -36,6 +36,14 @@ int dirty_tracker_fetch(struct dirty_tracker *tracker,
                         void (*fn)(void *context, gpa page), void *context,
                         struct umbra_error *error);
 
+/*
+ * The memslots change, while the VM stands still: before that take what KVM has logged of
+ * them (0 or -errno), and after it look at the new ones (guest_mem_pieces()). A fetch tells of
+ * writes before and after.
+ */
+int dirty_tracker_gather(struct dirty_tracker *tracker);
+void dirty_tracker_layout(struct dirty_tracker *tracker);
+
 /* A vCPU's ring is full (KVM_EXIT_DIRTY_RING_FULL): make room. On that vCPU's thread. */
 int dirty_tracker_ring_full(struct dirty_tracker *tracker);
 

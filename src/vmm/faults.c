@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "devices/rtc.h"
+#include "vcpu/dirty.h"
 #include "vcpu/x86_64/state.h"
 #include "vmm/vm.h"
 
@@ -19,27 +20,41 @@ static const int64_t fault_jump_max = INT64_C(3155760000000000000);
 
 /* ---- Memory and clocks; the machine stands still --------------------------------------- */
 
+/* Hide [@address, +@length), or with @length 0 show everything. KVM's memslots follow, and
+ * with them go what they logged. */
+static int machine_change_memory(struct machine *machine, uint64_t address,
+                                 uint64_t length)
+{
+    int ret = machine->dirty != NULL ? dirty_tracker_gather(machine->dirty) : 0;
+
+    if (ret == 0 && length > 0) {
+        ret = guest_mem_hide(machine->mem, address, length);
+    } else if (ret == 0) {
+        guest_mem_show(machine->mem);
+    }
+    if (ret == 0) {
+        ret = kvm_remap_memory(&machine->kvm, machine->mem, machine->dirty != NULL);
+    }
+    if (ret == 0 && machine->dirty != NULL) {
+        dirty_tracker_layout(machine->dirty);
+    }
+    return ret;
+}
+
 static int machine_hide_memory(struct machine *machine, uint64_t address, uint64_t length,
                                struct umbra_error *error)
 {
-    int ret =
-        machine->dirty != NULL ? -EBUSY : guest_mem_hide(machine->mem, address, length);
+    int ret = length == 0 ? -EINVAL : machine_change_memory(machine, address, length);
 
-    if (ret == 0) {
-        ret = kvm_remap_memory(&machine->kvm, machine->mem);
-    }
-    return ret == 0
-               ? 0
-               : error_errno(error, ret == -EBUSY ? UMBRA_ERROR_STATE : UMBRA_ERROR_USAGE,
-                             -ret, "cannot hide memory 0x%" PRIx64 "+0x%" PRIx64 "%s",
-                             address, length,
-                             ret == -EBUSY ? " while dirty pages are tracked" : "");
+    return ret == 0 ? 0
+                    : error_errno(error, UMBRA_ERROR_USAGE, -ret,
+                                  "cannot hide memory 0x%" PRIx64 "+0x%" PRIx64, address,
+                                  length);
 }
 
 int machine_show_memory(struct machine *machine)
 {
-    guest_mem_show(machine->mem);
-    return kvm_remap_memory(&machine->kvm, machine->mem);
+    return machine_change_memory(machine, 0, 0);
 }
 
 static int machine_jump_clocks(struct machine *machine, uint32_t clocks, int64_t ns,
@@ -134,10 +149,6 @@ static int fault_check_machine(const struct machine *machine,
                                const struct umbra_fault *fault, struct umbra_error *error)
 {
     if (fault->kind == UMBRA_FAULT_MEMORY_GONE) {
-        if (machine->config->dirty != CONFIG_DIRTY_OFF) {
-            return error_set(error, UMBRA_ERROR_CONFIG, EBUSY,
-                             "memory cannot be gone while dirty pages are tracked");
-        }
         if (fault->bytes == 0 || (fault->address | fault->bytes) % 4096 != 0 ||
             guest_mem_ptr(machine->mem, fault->address, fault->bytes) == NULL) {
             return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,

@@ -418,16 +418,12 @@ int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
     return 0;
 }
 
-/* Slots for the parts of regions with holes, behind those of whole regions. */
-enum { KVM_PIECE_SLOTS = 1024 };
-
-static int kvm_set_piece(struct kvm *kvm, unsigned slot,
-                         const struct guest_region *region,
-                         const struct guest_piece *piece)
+static int kvm_set_piece(struct kvm *kvm, const struct guest_region *region,
+                         const struct guest_piece *piece, bool log_dirty)
 {
     struct kvm_userspace_memory_region memory = {
-        .slot = slot,
-        .flags = region->kind == GUEST_REGION_ROM ? KVM_MEM_READONLY : 0,
+        .slot = piece->slot,
+        .flags = log_dirty && piece->size > 0 ? KVM_MEM_LOG_DIRTY_PAGES : 0,
         .guest_phys_addr = piece->base,
         .memory_size = piece->size,
         .userspace_addr = (uintptr_t)region->host + (piece->base - region->base),
@@ -437,27 +433,26 @@ static int kvm_set_piece(struct kvm *kvm, unsigned slot,
 }
 
 static int kvm_remap_region(struct kvm *kvm, const struct guest_mem *mem,
-                            const struct guest_region *region)
+                            const struct guest_region *region, bool log_dirty)
 {
-    struct guest_piece pieces[GUEST_MEM_MAX_HOLES + 1];
-    const struct guest_piece none = { .base = region->base };
-    unsigned first = KVM_PIECE_SLOTS + region->slot * (GUEST_MEM_MAX_HOLES + 1);
+    struct guest_piece pieces[GUEST_MEM_PIECES];
+    struct guest_piece none = { .base = region->base, .slot = region->slot };
     unsigned count = guest_mem_pieces(mem, region, pieces);
-    bool whole = count == 1 && pieces[0].size == region->size;
     int ret = 0;
 
     /* Of slots that are not there KVM says EINVAL: that is fine. */
-    kvm_set_piece(kvm, region->slot, region, &none);
-    for (unsigned i = 0; i <= GUEST_MEM_MAX_HOLES; i++) {
-        kvm_set_piece(kvm, first + i, region, &none);
+    kvm_set_piece(kvm, region, &none, false);
+    for (unsigned i = 0; i < GUEST_MEM_PIECES; i++) {
+        none.slot = guest_mem_piece_slot(region, i);
+        kvm_set_piece(kvm, region, &none, false);
     }
     for (unsigned i = 0; ret == 0 && i < count; i++) {
-        ret = kvm_set_piece(kvm, whole ? region->slot : first + i, region, &pieces[i]);
+        ret = kvm_set_piece(kvm, region, &pieces[i], log_dirty);
     }
     return ret;
 }
 
-int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem)
+int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty)
 {
     const struct guest_region *regions;
     size_t count;
@@ -466,7 +461,7 @@ int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem)
     regions = guest_mem_regions(mem, &count);
     for (size_t i = 0; ret == 0 && i < count; i++) {
         if (regions[i].kind == GUEST_REGION_RAM) {
-            ret = kvm_remap_region(kvm, mem, &regions[i]);
+            ret = kvm_remap_region(kvm, mem, &regions[i], log_dirty);
         }
     }
     return ret;

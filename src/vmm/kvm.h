@@ -62,8 +62,8 @@ int kvm_map_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty,
                    struct umbra_error *error);
 
 /* Bring the memslots of every region in line with what of @mem is hidden. The VM stands
- * still, and the dirty log is off. 0 or -errno. */
-int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem);
+ * still, and what KVM logged as dirty was gathered. 0 or -errno. */
+int kvm_remap_memory(struct kvm *kvm, const struct guest_mem *mem, bool log_dirty);
 
 /* Have kvm-clock jump by @ns. 0 or -errno. */
 int kvm_clock_jump(struct kvm *kvm, int64_t ns);

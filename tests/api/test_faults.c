@@ -347,7 +347,7 @@ static void test_report(void **state)
     struct run run;
 
     run_begin(&run, "memory=0x2000000");
-    api_set(run.config, "timeout", "1s");
+    api_set(run.config, "timeout", "4s"); /* plenty to get there, on a busy host too */
     run_create(&run);
     plan(&run, (struct umbra_fault){ .kind = UMBRA_FAULT_MEMORY_GONE,
                                      .device = "debugcon",

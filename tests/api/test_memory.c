@@ -69,6 +69,64 @@ static void test_dirty_ring(void **state)
     check_dirty("ring");
 }
 
+/* Which of the four pages from 0x2000000 on were written. */
+static void note_pages(void *context, uint64_t gpa)
+{
+    unsigned *seen = context;
+
+    if (gpa >= 0x2000000 && gpa < 0x2004000) {
+        *seen |= 1u << (gpa - 0x2000000) / PAGE;
+    }
+}
+
+static unsigned written(struct umbra_vm *vm)
+{
+    struct umbra_error error;
+    unsigned seen = 0;
+
+    assert_ok(umbra_vm_dirty_pages(vm, note_pages, &seen, &error));
+    return seen;
+}
+
+/* Writes before, while and after memory is gone are all in the dirty log, each once. */
+static void check_dirty_gone(const char *how)
+{
+    const struct umbra_fault gone = { .size = sizeof(gone),
+                                      .kind = UMBRA_FAULT_MEMORY_GONE,
+                                      .device = "debugcon",
+                                      .address = 0x2000000,
+                                      .bytes = PAGE };
+    struct umbra_config *config = api_config("faults", "memory=0x2000000");
+    struct umbra_outcome outcome = { .size = sizeof(outcome) };
+    struct umbra_error error;
+    struct umbra_vm *vm;
+
+    api_set(config, "dirty", how);
+    vm = api_create(config);
+    assert_ok(umbra_fault_add(vm, &gone, NULL, &error));
+    assert_ok(umbra_vm_start(vm, &error));
+    assert_ok(umbra_console_expect(vm, 0, "waiting", 0, 60000, NULL, &error));
+    assert_int_equal(written(vm), 1 | 2 | 4); /* the one that is gone, too */
+    assert_ok(umbra_memory_show(vm, &error));
+    assert_ok(umbra_vm_wait(vm, 60000, &outcome, &error));
+    assert_int_equal(outcome.kind, UMBRA_OUTCOME_EXIT);
+    assert_int_equal(outcome.exit_value, 0);
+    assert_int_equal(written(vm), 8);
+    assert_ok(umbra_memory_hide(vm, 0x2001000, PAGE, &error));
+    assert_ok(umbra_memory_write(vm, 0x2000000, "x", 1, &error));
+    assert_int_equal(written(vm), 1);
+    assert_ok(umbra_vm_reset(vm, &error)); /* empties memory */
+    assert_int_equal(written(vm), 1 | 2 | 4 | 8);
+    assert_int_equal(written(vm), 0);
+    umbra_vm_destroy(vm);
+}
+
+static void test_dirty_gone(void **state)
+{
+    check_dirty_gone("bitmap");
+    check_dirty_gone("ring");
+}
+
 static void test_dirty_off(void **state)
 {
     struct umbra_vm *vm = api_create(api_config("echo", "x"));
@@ -147,8 +205,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_dirty_bitmap), cmocka_unit_test(test_dirty_ring),
-        cmocka_unit_test(test_dirty_off),    cmocka_unit_test(test_options),
-        cmocka_unit_test(test_features),
+        cmocka_unit_test(test_dirty_gone),   cmocka_unit_test(test_dirty_off),
+        cmocka_unit_test(test_options),      cmocka_unit_test(test_features),
     };
 
     api_need_kvm();

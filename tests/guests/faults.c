@@ -148,13 +148,16 @@ static void memory(uint64_t address)
     uint64_t *page = (uint64_t *)address, start = time_us();
 
     *page = UINT64_C(0x1122334455667788);
+    page[512] = 1; /* the next page; those behind it later */
     out8(DEBUGCON_PORT, 'm');
     print("memory %lx\n", *(volatile uint64_t *)page);
     *(volatile uint64_t *)page = 0; /* vanishes */
+    page[1024] = 2;
     print("waiting\n");
     while (*(volatile uint64_t *)page == UINT64_MAX)
         if (time_us() - start > 60000000)
             guest_fail("memory does not come back");
+    page[1536] = 3;
     print("memory %lx\n", *(volatile uint64_t *)page);
 }
 

@@ -235,7 +235,7 @@ static void test_release_kinds(void **state)
 static void test_holes(void **state)
 {
     struct guest_mem_options options = { 0 };
-    struct guest_piece pieces[GUEST_MEM_MAX_HOLES + 1];
+    struct guest_piece pieces[GUEST_MEM_PIECES];
     const struct guest_region *regions;
     struct umbra_error error;
     struct guest_mem *mem;
