@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
-# The board's devices as a stock generic kernel finds and uses them.
-# needs: generic/vmlinuz generic/initrd
+# The board's devices as a stock generic kernel finds and uses them, and a cloud kernel where
+# that is as good.
+# needs: generic/vmlinuz generic/initrd cloud/vmlinuz cloud/initrd
 . ./lib.sh
-machine="--kernel generic.vmlinuz --initrd generic.cpio --memory 512M --timeout 120"
+machine="--memory 256M --timeout 120"
+generic="--kernel generic.vmlinuz --initrd generic.cpio $machine"
+cloud="--kernel cloud.vmlinuz --initrd cloud.cpio $machine"
 append="console=ttyS0 loglevel=7"
 
 # What the drivers say, what the clock says, and output through a second port.
 # shellcheck disable=SC2086
-run umbra run $machine --serial stdio,file:/tmp/com2 --append "$append do=\"
+run umbra run $generic --serial stdio,file:/tmp/com2 --append "$append do=\"
 stty -F /dev/ttyS1 raw; seq 1 4000 >/tmp/seq; cat /tmp/seq >/dev/ttyS1; echo sent \$?;
 hwclock -u -r; hwclock -u -w; echo clock \$?; hwclock -u -r; date -u +%s;
 sed s/^/irq:/ /proc/interrupts; sed s/^/port:/ /proc/ioports; cat /proc/tty/driver/serial\""
@@ -34,31 +37,27 @@ else
     fail "output through a second port" "$(wc -c </tmp/com2) bytes of $(wc -c </tmp/expected), or wrong"
 fi
 
-# Input as fast as the guest takes it, none lost.
+# Input as fast as the guest takes it, none lost. Then the power button, pressed from outside:
+# the event reaches the guest's user space, which powers off.
 seq 1 4000 | md5sum | cut -d' ' -f1 >/tmp/sum
 rm -f /tmp/input
 mkfifo /tmp/input
+: >$out
 (
     exec 4<>/tmp/input
     wait_for 1 '^ready' && seq 1 4000 >&4
+    wait_for 1 '^listening' && umbra stop button
     sleep 100
-) &
+) >/tmp/stop 2>&1 &
 feeder=$!
 # shellcheck disable=SC2086
-run umbra run $machine --serial stdio,fd:3 --append "$append do=\"
+run umbra run $cloud --name button --serial stdio,fd:3 --append "$append do=\"
 exec 3<>/dev/ttyS1; stty -F /dev/ttyS1 raw -echo; echo ready;
-head -c $(wc -c </tmp/expected) <&3 | md5sum; sed -n s/^1:/com2:/p /proc/tty/driver/serial\"" 3<>/tmp/input
+head -c $(wc -c </tmp/expected) <&3 | md5sum; sed -n s/^1:/com2:/p /proc/tty/driver/serial;
+event=\$(sed -n '/Power Button/,/^H/s/^H.*\(event[0-9]*\).*/\1/p' /proc/bus/input/devices | head -1);
+exec 3</dev/input/\$event; echo listening; head -c 24 <&3 | od -An -tu2 | sed s/^/event:/; echo pressed; poweroff -f; echo off\"" 3<>/tmp/input
 kill $feeder
 verdict "input through a second port" 0 "^$(cat /tmp/sum)" '^com2:' '!^com2:.*(oe|fe|pe):'
-
-# The power button, pressed from outside: the event reaches the guest's user space, which
-# powers off.
-: >$out
-(wait_for 1 '^listening' && umbra stop button) >/tmp/stop 2>&1 &
-# shellcheck disable=SC2086
-run umbra run $machine --name button --append "$append do=\"modprobe -a evdev button;
-event=\$(sed -n '/Power Button/,/^H/s/^H.*\(event[0-9]*\).*/\1/p' /proc/bus/input/devices | head -1);
-exec 3</dev/input/\$event; echo listening; head -c 24 <&3 | od -An -tu2 | sed s/^/event:/; echo pressed; poweroff -f; echo off\""
 # An input_event: 16 bytes of time, EV_KEY (1), KEY_POWER (116), pressed (1).
 verdict "the power button" 0 '^event: +1 +116 +1 ' '^pressed' || cat /tmp/stop
 finish

@@ -3,7 +3,7 @@
 # promised several times as much and together work on more than there is. Without help the
 # host's OOM killer ends it; with reporting, a balloon or KSM all of them work.
 # needs: build/examples/overcommit build/tests/guests/virtio_balloon.elf
-# level1: -m 640
+# level1: -m 288
 . ./lib.sh
 
 killed() { dmesg | grep -c 'Killed process.*(overcommit)'; }
