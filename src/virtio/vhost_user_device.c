@@ -336,7 +336,9 @@ static int device_create_queues(struct vhost_user_device *d,
                                 const struct vhost_user_options *options,
                                 struct umbra_error *error)
 {
-    unsigned max = d->vu->queue_max, count = options->queues, size = options->queue_size;
+    unsigned each = d->kind->queues_each != 0 ? d->kind->queues_each : 1;
+    unsigned max = d->vu->queue_max * each;
+    unsigned count = options->queues, size = options->queue_size;
     int ret = 0;
 
     if (max < d->kind->queues_min) {

@@ -21,6 +21,7 @@ struct vhost_user_kind {
     uint64_t own_features; /* that are umbra's to offer */
     uint64_t protocol;     /* protocol features wanted */
     unsigned queues_min;   /* fewer make no device */
+    unsigned queues_each;  /* back ends count sets of so many, 0: single ones */
     bool relay;            /* umbra keeps the requests; else the back end has the rings */
     bool stateless;        /* a back end's successor can go on where it stopped */
     /* A fresh connection, the first or a later one. */

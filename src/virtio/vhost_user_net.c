@@ -73,6 +73,7 @@ static const struct vhost_user_kind net_kind = {
                 VIRTIO_FEATURE(VHOST_USER_PROTOCOL_REPLY_ACK) |
                 VIRTIO_FEATURE(VHOST_USER_PROTOCOL_NET_MTU),
     .queues_min = NET_QUEUES,
+    .queues_each = NET_QUEUES, /* pairs: so DPDK and QEMU count them */
     .stateless = true,
     .open = vhost_user_device_dial,
     .refresh = net_refresh,

@@ -20,7 +20,11 @@
 
 #include "memory/guest_mem.h"
 
-enum { VIRTQUEUE_MAX_SIZE = 32768 };
+enum {
+    VIRTQUEUE_MAX_SIZE = 32768,
+    VIRTQUEUE_TABLE_MAX =
+        1024, /* entries of an indirect table, where the queue has fewer */
+};
 
 /*
  * One buffer of the driver. The arrays belong to the chain and grow as needed, so a chain

@@ -147,6 +147,7 @@ static void test_network(void **state)
     rig_open(r);
     free(r->peer.disk);
     r->peer.disk = NULL;
+    r->peer.queues = 1; /* a pair */
     options.socket = r->peer.path;
     options.queue_size = QUEUE;
     peer_go(&r->peer);

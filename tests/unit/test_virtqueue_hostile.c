@@ -89,6 +89,8 @@ static void test_bad_tables(void **state)
             { TABLES, 0, "bad length" },
             { TABLES, 24, "bad length" },
             { TABLES, 16 * (VIRTQUEUE_MAX_SIZE + 1), "bad length" },
+            { TABLES, 16 * (VIRTQUEUE_TABLE_MAX + 1), "bad length" },
+            { RAM - 16, 16 * VIRTQUEUE_TABLE_MAX, "outside RAM" },
             { RAM - 16, 32, "outside RAM" },
             { RAM / 2 - 16, 32, "outside RAM" }, /* across two regions */
         };
