@@ -398,8 +398,9 @@ struct umbra_stop {
 
 /**
  * Set or clear a breakpoint at a guest-virtual address, translated as vCPU 0 does now, or,
- * where that maps nothing yet, as the kernel's ELF image was loaded; it holds on every vCPU. The VM must not be running. The guest's own debug registers are out of
- * effect while any is set.
+ * where that maps nothing yet, as the kernel's ELF image was loaded; it holds on every vCPU.
+ * The VM must not be running. The guest's own debug registers are out of effect while any is
+ * set.
  */
 UMBRA_API int umbra_breakpoint_add(struct umbra_vm *vm, enum umbra_breakpoint_kind kind,
                                    uint64_t gva, unsigned length,
@@ -771,7 +772,7 @@ UMBRA_API void umbra_stream_close(struct umbra_stream *stream);
  * is told by an interrupt and acts in its own time. -ENOENT: there is no such device.
  */
 
-/** What a guest tells of its memory (virtio 1.2, 5.5.6.4): bytes, or counts since it started. */
+/** What a guest tells of its memory (virtio 1.2, 5.5.6.4): bytes, or counts since its start. */
 enum umbra_balloon_stat {
     UMBRA_BALLOON_SWAP_IN,  /**< bytes */
     UMBRA_BALLOON_SWAP_OUT, /**< bytes */
@@ -823,7 +824,8 @@ UMBRA_API int umbra_balloon_stats(struct umbra_vm *vm, const char *name,
 
 /**
  * Tell the guest the size that disk @p name has now. @p bytes, if not 0, is first made its
- * size, where it is a file or an overlay; a disk only grows. @p size, if not NULL, gets the size in bytes.
+ * size, where it is a file or an overlay; a disk only grows. @p size, if not NULL, gets the
+ * size in bytes.
  */
 UMBRA_API int umbra_disk_resize(struct umbra_vm *vm, const char *name, uint64_t bytes,
                                 uint64_t *size, struct umbra_error *error);
@@ -930,8 +932,8 @@ UMBRA_API int umbra_fdt(const struct umbra_config *config, void **blob, size_t *
 
 /**
  * What this host offers a VM and what stands in the way, as JSON text (malloc'd, the caller
- * frees it): {"version", "kvm": "usable"|"absent"|"forbidden", "checks": [{"name", "status": "good"|"note"|"bad", "value",
- * "remedy"?}], "seconds"}. @p kvm_device NULL is /dev/kvm.
+ * frees it): {"version", "kvm": "usable"|"absent"|"forbidden", "checks": [{"name", "status":
+ * "good"|"note"|"bad", "value", "remedy"?}], "seconds"}. @p kvm_device NULL is /dev/kvm.
  */
 UMBRA_API int umbra_doctor_json(const char *kvm_device, char **json,
                                 struct umbra_error *error);
