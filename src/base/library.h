@@ -17,11 +17,17 @@ struct library_symbol {
     size_t offset;
 };
 
-/* Load @file (a soname) and store the addresses of @count @symbols in @functions. The
- * library stays loaded for the life of the process. @package is Debian's name of it, for
- * the remedy. 0, or -ENOENT with @error saying what is missing. Any thread. */
+/*
+ * Load @file (a soname) and store the addresses of @count @symbols in @functions. With
+ * @library it is the caller's, to be given to library_unload(); without (NULL) it stays
+ * loaded for the life of the process, as libraries with thread-specific data (glib, gnutls,
+ * libnbd) must. @package is Debian's name of it, for the remedy. 0, or -ENOENT with @error
+ * saying what is missing. Any thread.
+ */
 int library_load(const char *file, const char *package,
                  const struct library_symbol *symbols, size_t count, void *functions,
-                 struct umbra_error *error);
+                 void **library, struct umbra_error *error);
+/* Its functions are gone when the last one who loaded it has done this. NULL is fine. */
+void library_unload(void *library);
 
 #endif

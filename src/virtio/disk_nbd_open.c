@@ -97,7 +97,7 @@ int disk_nbd_open(const char *uri, bool readonly, const struct log *log,
     nbd->disk.log = log;
     nbd->disk.name = nbd->uri;
     ret = library_load("libnbd.so.0", "libnbd0", nbd_symbols, ARRAY_SIZE(nbd_symbols),
-                       &nbd->lib, error);
+                       &nbd->lib, NULL, error);
     if (ret != 0) {
         error_prefix(error, "disk %s", uri);
         disk_nbd_ops.destroy(&nbd->disk);

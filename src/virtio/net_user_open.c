@@ -130,7 +130,7 @@ int net_user_open(const struct net_user_options *options, struct net_backend **b
         goto fail;
     }
     ret = library_load("libslirp.so.0", "libslirp0", slirp_symbols,
-                       ARRAY_SIZE(slirp_symbols), &user->lib, error);
+                       ARRAY_SIZE(slirp_symbols), &user->lib, NULL, error);
     if (ret != 0) {
         error_prefix(error, "user networking");
         goto fail;

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <dlfcn.h>
 
 #include "base/library.h"
 #include "base/util.h"
@@ -22,7 +23,8 @@ static void test_loads(void **state)
     };
     struct zlib zlib = { 0 };
 
-    assert_int_equal(library_load("libz.so.1", "zlib1g", symbols, 1, &zlib, NULL), 0);
+    assert_int_equal(library_load("libz.so.1", "zlib1g", symbols, 1, &zlib, NULL, NULL),
+                     0);
     assert_int_equal(zlib.version()[0], '1');
 }
 
@@ -33,14 +35,36 @@ static void test_refuses(void **state)
     void *address = NULL;
 
     assert_int_equal(
-        library_load("libabsent.so.9", "libabsent9", symbols, 1, &address, &error),
+        library_load("libabsent.so.9", "libabsent9", symbols, 1, &address, NULL, &error),
         -ENOENT);
     assert_non_null(strstr(error.message, "libabsent.so.9"));
     assert_non_null(strstr(error.message, "apt-get install libabsent9"));
-    assert_int_equal(library_load("libz.so.1", "zlib1g", symbols, 1, &address, &error),
-                     -ENOENT);
+    assert_int_equal(
+        library_load("libz.so.1", "zlib1g", symbols, 1, &address, NULL, &error), -ENOENT);
     assert_non_null(strstr(error.message, "zlib_no_such"));
     assert_null(address);
+}
+
+/* A library that is the caller's goes when the last of its users has left. */
+static void test_unloads(void **state)
+{
+    const struct library_symbol symbols[] = { { "lzma_version_string", 0 } };
+    void *first, *second, *address;
+
+    if (dlopen("liblzma.so.5", RTLD_NOW | RTLD_NOLOAD) != NULL) {
+        skip(); /* something else of this program has it */
+    }
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(library_load("liblzma.so.5", "liblzma5", symbols, 1, &address,
+                                      i == 0 ? &first : &second, NULL),
+                         0);
+    }
+    library_unload(first);
+    assert_non_null(dlopen("liblzma.so.5", RTLD_NOW | RTLD_NOLOAD));
+    library_unload(second);
+    library_unload(second); /* the count of the line above */
+    assert_null(dlopen("liblzma.so.5", RTLD_NOW | RTLD_NOLOAD));
+    library_unload(NULL);
 }
 
 int main(void)
@@ -48,6 +72,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loads),
         cmocka_unit_test(test_refuses),
+        cmocka_unit_test(test_unloads),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

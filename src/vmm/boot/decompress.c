@@ -497,6 +497,7 @@ int boot_decompress(const void *input, size_t size, size_t limit, void **output,
 {
     const struct decompress_format *format = NULL;
     struct unpacker unpacker = { .input = input, .input_left = size, .limit = limit };
+    void *library = NULL;
     size_t hint;
     int result;
 
@@ -516,7 +517,7 @@ int boot_decompress(const void *input, size_t size, size_t limit, void **output,
     unpacker.name = format->name;
     if (format->library != NULL) {
         result = library_load(format->library, format->package, format->symbols,
-                              format->symbol_count, &unpacker.codec, error);
+                              format->symbol_count, &unpacker.codec, &library, error);
         if (result != 0) {
             return result;
         }
@@ -532,6 +533,7 @@ int boot_decompress(const void *input, size_t size, size_t limit, void **output,
     if (result == 0) {
         result = format->unpack(&unpacker, error);
     }
+    library_unload(library);
     if (result != 0) {
         free(unpacker.output);
         return result;
