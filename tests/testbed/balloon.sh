@@ -132,18 +132,6 @@ for transport in ${transports:-pci}; do
     end "$transport: no complaint"
 done
 
-# Free page reporting: the host has it without being asked; with huge pages below, too.
-start reporting --balloon=reporting=on --virtio-ring split
-tell 'dd if=/dev/zero of=/tmp/big bs=1M count=200 2>/dev/null'
-full=$(rss)
-tell 'rm /tmp/big'
-until_is rss -lt $((full - 170 * 1024))
-judge "reporting: host memory fell by itself: $full to $got KiB" "$got" -lt $((full - 170 * 1024))
-got=$(stat_kib reported)
-judge "reporting: as the device says: $got KiB" "$got" -ge $((170 * 1024))
-touch_and_free 200
-end "reporting: no complaint"
-
 free_huge() { awk '/^HugePages_Free/{print $2}' /proc/meminfo; }
 echo 192 >/proc/sys/vm/nr_hugepages
 if [ "$(free_huge)" = 192 ]; then
@@ -159,9 +147,22 @@ else
 fi
 echo 0 >/proc/sys/vm/nr_hugepages
 
-# In need: with deflate_on_oom the guest takes pages back, without it a process dies.
+# Free page reporting: the host has it without being asked. Then, in need: with deflate_on_oom
+# the guest takes pages back, without it a process dies.
+reporting() {
+    tell 'dd if=/dev/zero of=/tmp/big bs=1M count=150 2>/dev/null'
+    full=$(rss)
+    tell 'rm /tmp/big'
+    until_is rss -lt $((full - 120 * 1024))
+    judge "reporting: host memory fell by itself: $full to $got KiB" "$got" -lt $((full - 120 * 1024))
+    got=$(stat_kib reported)
+    judge "reporting: as the device says: $got KiB" "$got" -ge $((120 * 1024))
+    touch_and_free 150
+}
 for need in on ${all:+off}; do
-    start need$need --memory 384M --balloon=deflate_on_oom=$need,stats=1s
+    start need$need --memory 384M --virtio-ring split \
+        --balloon=reporting=$need,deflate_on_oom=$need,stats=1s
+    [ $need = off ] || reporting
     tell 'echo 1 >/proc/sys/vm/overcommit_memory'
     meminfo MemAvailable
     available=$got

@@ -7,12 +7,12 @@
 . ./lib.sh
 
 killed() { dmesg | grep -c 'Killed process.*(overcommit)'; }
-play() { run ./overcommit "$1" 8 256M "$work" virtio_balloon.elf; }
+play() { run ./overcommit "$1" 6 256M "$work" virtio_balloon.elf; }
 
 available=$(awk '/^MemAvailable/{print int($2 / 1024)}' /proc/meminfo)
-# Eight times this is too much, two times it is not.
-work=$((available / 5))
-echo "host: $(awk '/^MemTotal/{print int($2 / 1024)}' /proc/meminfo) MiB, $available available; 8 guests of 256 MiB work on $work MiB each"
+# Six times this is too much, two times it is not.
+work=$((available / 4))
+echo "host: $(awk '/^MemTotal/{print int($2 / 1024)}' /proc/meminfo) MiB, $available available; 6 guests of 256 MiB work on $work MiB each"
 
 play nothing
 sed 's/^/nothing: /' $out
@@ -23,14 +23,14 @@ esac
 for help in reporting balloon; do
     play $help
     sed "s/^/$help: /" $out
-    verdict "$help keeps 8 guests alive" 0 '^guest 7 worked on' '^it came back'
+    verdict "$help keeps 6 guests alive" 0 '^guest 5 worked on' '^it came back'
 done
 echo 20000 >/sys/kernel/mm/ksm/pages_to_scan
 echo 10 >/sys/kernel/mm/ksm/sleep_millisecs
 if echo 1 >/sys/kernel/mm/ksm/run; then
     play ksm
     sed 's/^/ksm: /' $out
-    verdict "ksm keeps 8 guests alive" 0 '^guest 7 worked on' '^it came back'
+    verdict "ksm keeps 6 guests alive" 0 '^guest 5 worked on' '^it came back'
     echo 2 >/sys/kernel/mm/ksm/run
 else
     skip "ksm" "level 1 has none"
