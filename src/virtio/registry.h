@@ -88,6 +88,7 @@ int vhost_user_blk_create(const struct device_env *env,
 struct vhost_user_net_options {
     const char *id, *socket;
     uint8_t mac[6];
+    unsigned pairs;      /* of queues, 0: 1; as many as the back end has */
     unsigned mtu;        /* 0: the guest is told none */
     unsigned queue_size; /* 0: 256 */
     unsigned timeout_ms;

@@ -251,7 +251,7 @@ static int vu_queue_start(struct remote *remote, const struct remote_queue *queu
     if (ret == 0) { /* starts the ring */
         ret = vu_set_fd(vu, VHOST_USER_SET_VRING_KICK, queue->index, queue->kick_fd);
     }
-    return ret == 0 ? vhost_user_enable_queue(vu, queue->index, !vu->rings_disabled)
+    return ret == 0 ? vhost_user_enable_queue(vu, queue->index, !vu->start_disabled)
                     : ret;
 }
 

@@ -37,7 +37,7 @@ struct vhost_user {
     uint64_t features; /* offered, with the bit for protocol features */
     uint64_t protocol; /* negotiated */
     unsigned queue_max;
-    bool rings_disabled; /* rings that start stay disabled */
+    bool start_disabled; /* the next ring to start stays disabled */
     bool config_changed; /* the back end said so meanwhile */
     bool broken;         /* nothing goes any more */
     char fault[160];     /* why */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 #include "base/thread.h"
 #include "base/util.h"
 
+enum { LOCAL_QUEUE_SIZE = 64 };
 enum { FEATURE_INDIRECT = 28, FEATURE_EVENT_IDX = 29, FEATURE_RING_RESET = 40 };
 
 /* ---- Connections --------------------------------------------------------------------------- */
@@ -136,7 +138,6 @@ int vhost_user_device_adopt(struct vhost_user_device *d, struct vhost_user *vu,
         }
     }
     d->vu = vu;
-    vu->rings_disabled = d->cable_out;
     if (ret != 0) {
         vhost_user_device_disconnect(d);
         return ret;
@@ -160,7 +161,7 @@ static void queue_close_fds(struct vhost_user_queue *q)
 
 void vhost_user_device_disconnect(struct vhost_user_device *d)
 {
-    for (unsigned i = 0; d->queues != NULL && i < d->device.queue_count; i++) {
+    for (unsigned i = 0; d->queues != NULL && i < d->remote_count; i++) {
         struct vhost_user_queue *q = &d->queues[i];
 
         if (q->started && !d->kind->relay) {
@@ -243,6 +244,14 @@ void vhost_user_device_reset(struct virtio_device *device)
     vhost_user_device_wake(d);
 }
 
+void vhost_user_device_set_rings(struct vhost_user_device *d, unsigned count)
+{
+    pthread_mutex_lock(&d->state_lock);
+    d->rings_on = count;
+    pthread_mutex_unlock(&d->state_lock);
+    vhost_user_device_wake(d);
+}
+
 void vhost_user_device_set_link(struct vhost_user_device *d, bool up)
 {
     pthread_mutex_lock(&d->state_lock);
@@ -313,7 +322,7 @@ void vhost_user_device_destroy(struct virtio_device *device)
         pthread_join(d->thread, NULL);
     }
     vhost_user_device_disconnect(d);
-    for (unsigned i = 0; d->queues != NULL && i < device->queue_count; i++) {
+    for (unsigned i = 0; d->queues != NULL && i < d->remote_count; i++) {
         relay_fini(&d->queues[i].relay);
     }
     if (d->kind->destroy != NULL) {
@@ -361,6 +370,11 @@ static int device_create_queues(struct vhost_user_device *d,
     ret = d->queues == NULL || d->polls == NULL
               ? -ENOMEM
               : virtio_device_add_queues(&d->device, count, size);
+    d->remote_count = ret == 0 ? count : 0;
+    if (ret == 0 && options->local_queues != 0) {
+        ret =
+            virtio_device_add_queues(&d->device, options->local_queues, LOCAL_QUEUE_SIZE);
+    }
     for (unsigned i = 0; ret == 0 && i < count; i++) {
         d->queues[i].kick_fd = d->queues[i].call_fd = -1;
         if (d->kind->relay) {
@@ -449,6 +463,7 @@ int vhost_user_device_create(struct vhost_user_device *d,
     int ret;
 
     d->kind = kind;
+    d->rings_on = d->rings_wanted = UINT_MAX;
     pthread_mutex_init(&d->state_lock, NULL);
     pthread_cond_init(&d->settled, NULL);
     d->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -52,7 +52,8 @@ struct vhost_user_queue {
     bool held;   /* the thread may touch it */
     /* The thread's. */
     bool serving;        /* it was set up */
-    bool started;        /* the back end has it */
+    bool started;        /* the back end has it, */
+    bool enabled;        /* and serves it */
     uint64_t stop_by_ns; /* when patience with it ends, 0: it is not to stop */
 };
 
@@ -61,8 +62,9 @@ struct vhost_user_options {
     const char *name;   /* of the socket or folder, for messages */
     const char *socket; /* NULL: the kind opens otherwise */
     unsigned queues, queue_size;
-    uint64_t patience_ms; /* how long requests wait for a back end that is gone */
-    unsigned timeout_ms;  /* for its answers, 0: VHOST_USER_TIMEOUT_MS */
+    unsigned local_queues; /* behind those, which umbra serves itself */
+    uint64_t patience_ms;  /* how long requests wait for a back end that is gone */
+    unsigned timeout_ms;   /* for its answers, 0: VHOST_USER_TIMEOUT_MS */
 };
 
 struct vhost_user_device {
@@ -75,12 +77,14 @@ struct vhost_user_device {
     pthread_t thread;
     bool has_thread;
     int wake_fd;
+    unsigned remote_count; /* queues of the back end, the first ones */
     /* Shared with the thread. */
     pthread_mutex_t state_lock;
     pthread_cond_t settled;
     bool stop;
     bool forget;            /* the driver reset the device */
     bool unplugged;         /* the user pulled the cable */
+    unsigned rings_on;      /* those behind so many are to be disabled */
     bool features_fresh;    /* the driver negotiated anew */
     uint8_t write_bytes[8]; /* of config space, by the driver */
     unsigned write_offset, write_size;
@@ -92,7 +96,8 @@ struct vhost_user_device {
     uint64_t promised; /* features that a successor must have */
     struct pollfd *polls;
     uint8_t config[VIRTIO_MAX_CONFIG];
-    bool cable_out; /* unplugged, as the back end knows it */
+    bool cable_out; /* unplugged and rings_on, as the back end knows them */
+    unsigned rings_wanted;
     bool features_sent, config_pending, link_pending, failure_logged;
     uint64_t lost_ns, retry_ns;
     bool refusing; /* patience is over: requests are answered with errors */
@@ -129,6 +134,8 @@ void vhost_user_device_queue_stop(struct virtio_device *device,
 int vhost_user_device_save(struct virtio_device *device, struct state_writer *writer);
 void vhost_user_device_stats(struct virtio_device *device, void *json);
 void vhost_user_device_destroy(struct virtio_device *device);
+/* Have the first @count rings enabled, the others not. Any thread. */
+void vhost_user_device_set_rings(struct vhost_user_device *device, unsigned count);
 /* Pull the cable or plug it in. Any thread. */
 void vhost_user_device_set_link(struct vhost_user_device *device, bool up);
 /* The driver wrote to config space: tell the back end. Device's lock held. */

@@ -31,7 +31,7 @@ static void device_count_in_flight(struct vhost_user_device *d)
 {
     unsigned long count = 0;
 
-    for (unsigned i = 0; i < d->device.queue_count; i++) {
+    for (unsigned i = 0; i < d->remote_count; i++) {
         count += d->queues[i].relay.in_flight;
     }
     atomic_store_explicit(&d->in_flight, count, memory_order_relaxed);
@@ -41,7 +41,7 @@ static void device_count_in_flight(struct vhost_user_device *d)
 
 static void device_refuse(struct vhost_user_device *d)
 {
-    for (unsigned i = 0; i < d->device.queue_count; i++) {
+    for (unsigned i = 0; i < d->remote_count; i++) {
         struct vhost_user_queue *q = &d->queues[i];
 
         if (q->serving && d->kind->relay) {
@@ -100,6 +100,36 @@ static int device_send_features(struct vhost_user_device *d)
 
     d->features_sent = ret == 0;
     return ret;
+}
+
+static bool ring_is_on(const struct vhost_user_device *d, unsigned index)
+{
+    return !d->cable_out && index < d->rings_wanted;
+}
+
+/* The user pulled the cable or plugged it in; the driver wants more rings, or fewer. */
+static void device_follow_rings(struct vhost_user_device *d)
+{
+    bool out;
+    int ret = 0;
+
+    pthread_mutex_lock(&d->state_lock);
+    out = d->unplugged;
+    d->rings_wanted = d->rings_on;
+    pthread_mutex_unlock(&d->state_lock);
+    d->link_pending |= out != d->cable_out;
+    d->cable_out = out;
+    for (unsigned i = 0; ret == 0 && d->vu != NULL && i < d->remote_count; i++) {
+        struct vhost_user_queue *q = &d->queues[i];
+
+        if (q->started && q->enabled != ring_is_on(d, i)) {
+            q->enabled = !q->enabled;
+            ret = vhost_user_enable_queue(d->vu, i, q->enabled);
+        }
+    }
+    if (ret != 0) {
+        device_lost(d, d->vu->broken ? d->vu->fault : strerror(-ret));
+    }
 }
 
 static int queue_start_relay(struct vhost_user_device *d, unsigned index)
@@ -165,6 +195,8 @@ static void queue_go(struct vhost_user_device *d, unsigned index)
     }
     ret = d->features_sent ? 0 : device_send_features(d);
     if (ret == 0) {
+        q->enabled = ring_is_on(d, index);
+        d->vu->start_disabled = !q->enabled;
         ret = d->kind->relay ? queue_start_relay(d, index) : queue_start_direct(d, index);
     }
     if (ret != 0) {
@@ -214,7 +246,7 @@ static bool queue_let_go(struct vhost_user_device *d, unsigned index)
 static void device_forget(struct vhost_user_device *d)
 {
     pthread_mutex_lock(&d->state_lock);
-    for (unsigned i = 0; d->forget && i < d->device.queue_count; i++) {
+    for (unsigned i = 0; d->forget && i < d->remote_count; i++) {
         if (!d->queues[i].held) {
             relay_forget(&d->queues[i].relay);
         }
@@ -227,7 +259,7 @@ static void device_forget(struct vhost_user_device *d)
 static void device_settle(struct vhost_user_device *d)
 {
     device_forget(d);
-    for (unsigned i = 0; i < d->device.queue_count; i++) {
+    for (unsigned i = 0; i < d->remote_count; i++) {
         struct vhost_user_queue *q = &d->queues[i];
         bool wanted, held;
 
@@ -249,32 +281,6 @@ static void device_settle(struct vhost_user_device *d)
         }
     }
     device_count_in_flight(d);
-}
-
-/* The user pulled the cable, or plugged it in. */
-static void device_follow_cable(struct vhost_user_device *d)
-{
-    bool out;
-    int ret = 0;
-
-    pthread_mutex_lock(&d->state_lock);
-    out = d->unplugged;
-    pthread_mutex_unlock(&d->state_lock);
-    if (out == d->cable_out) {
-        return;
-    }
-    d->cable_out = out;
-    d->link_pending = true;
-    if (d->vu == NULL) {
-        return;
-    }
-    d->vu->rings_disabled = out;
-    for (unsigned i = 0; ret == 0 && i < d->device.queue_count; i++) {
-        ret = d->queues[i].started ? vhost_user_enable_queue(d->vu, i, !out) : 0;
-    }
-    if (ret != 0) {
-        device_lost(d, d->vu->broken ? d->vu->fault : strerror(-ret));
-    }
 }
 
 /* ---- Events ------------------------------------------------------------------------------------- */
@@ -439,7 +445,7 @@ static uint64_t device_deadline(const struct vhost_user_device *d, bool contende
             deadline = d->lost_ns + d->patience_ms * MS;
         }
     }
-    for (unsigned i = 0; i < d->device.queue_count; i++) {
+    for (unsigned i = 0; i < d->remote_count; i++) {
         uint64_t stop_by = d->queues[i].stop_by_ns;
 
         if (d->queues[i].serving && stop_by != 0 && stop_by < deadline) {
@@ -470,14 +476,14 @@ static void device_fill(struct vhost_user_device *d, struct pollfd *polls)
     polls[1].fd = d->vu != NULL ? d->vu->fd : -1;
     polls[2].fd = d->vu != NULL ? d->vu->backend_fd : -1;
     polls[3].fd = d->kind->watch_fd != NULL ? d->kind->watch_fd(d) : -1;
-    for (unsigned i = 0; i < d->device.queue_count; i++) {
+    for (unsigned i = 0; i < d->remote_count; i++) {
         const struct vhost_user_queue *q = &d->queues[i];
         bool kicks = d->kind->relay && q->serving && (q->started || d->refusing);
 
         polls[VHOST_USER_POLLS + 2 * i].fd = kicks ? d->device.queues[i].kick_fd : -1;
         polls[VHOST_USER_POLLS + 2 * i + 1].fd = q->started ? q->call_fd : -1;
     }
-    for (unsigned i = 0; i < VHOST_USER_POLLS + 2 * d->device.queue_count; i++) {
+    for (unsigned i = 0; i < VHOST_USER_POLLS + 2 * d->remote_count; i++) {
         polls[i].events = POLLIN;
         polls[i].revents = 0;
     }
@@ -490,7 +496,7 @@ static void device_dispatch(struct vhost_user_device *d, const struct pollfd *po
     if (polls[0].revents != 0) {
         event_take(d->wake_fd);
     }
-    for (unsigned i = 0; i < d->device.queue_count; i++) {
+    for (unsigned i = 0; i < d->remote_count; i++) {
         if (polls[VHOST_USER_POLLS + 2 * i + 1].revents != 0 && d->vu == vu) {
             queue_called(d, i);
         }
@@ -522,13 +528,13 @@ static bool device_stopping(struct vhost_user_device *d)
 void *vhost_user_device_run(void *context)
 {
     struct vhost_user_device *d = context;
-    unsigned count = VHOST_USER_POLLS + 2 * d->device.queue_count;
+    unsigned count = VHOST_USER_POLLS + 2 * d->remote_count;
 
     while (!device_stopping(d)) {
         bool told;
 
+        device_follow_rings(d);
         device_settle(d);
-        device_follow_cable(d);
         device_write_config(d);
         device_look_back(d);
         told = device_tell_driver(d);

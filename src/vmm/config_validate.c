@@ -224,9 +224,6 @@ static void validate_net_remote(struct validation *v, size_t i)
 {
     const struct config_net *net = &v->config->nets[i];
 
-    if (net->queues > 1) {
-        bad_element(v, "net", i, ".queues", "a vhost-user network has one pair");
-    }
     if (net->queue_size > VHOST_USER_QUEUE_MAX) {
         bad_element(v, "net", i, ".queue_size", "is at most %d for vhost-user back ends",
                     VHOST_USER_QUEUE_MAX);

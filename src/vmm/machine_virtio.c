@@ -245,6 +245,7 @@ static int machine_add_remote_net(struct machine *machine,
 {
     struct vhost_user_net_options options = { .id = common->id,
                                               .socket = config->path,
+                                              .pairs = config->queues,
                                               .mtu = common->mtu,
                                               .queue_size = common->queue_size };
     struct virtio_device *vdev;

@@ -3,6 +3,8 @@
  * What another process serves besides a disk's requests: its configuration, a folder, a
  * network. Threads: the back end's (pthread_create in vhost_user_peer.h) and the device's.
  */
+#include <linux/virtio_net.h>
+
 #include "unit/vhost_user_fixture.h"
 
 static void test_config(void **state)
@@ -183,12 +185,103 @@ static void test_network(void **state)
     rig_close(r);
 }
 
+/* Answers of the control queue to class 4 (pairs), command 0. */
+static bool ask_pairs(struct rig *r, struct drv *control, uint16_t pairs, uint32_t size)
+{
+    struct request *q = &r->requests[0];
+    struct drv_buffer b[2] = { { q->at, size, false }, { q->at + 16, 1, true } };
+    uint32_t written;
+
+    memset(q->header, 0, 16);
+    q->header[0] = VIRTIO_NET_CTRL_MQ;
+    q->header[1] = VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET;
+    store_le16(q->header + 2, pairs);
+    *q->status = 0xee;
+    assert_true(drv_add(control, b, 2, q, 0));
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NOTIFY, 4);
+    WAIT_UNTIL(drv_get(control, &written) == q);
+    assert_int_equal(written, 1);
+    return *(volatile uint8_t *)q->status == VIRTIO_NET_OK;
+}
+
+static bool enabled(struct rig *r, unsigned from, unsigned count, bool on)
+{
+    for (unsigned i = from; i < from + count; i++) {
+        if (atomic_load(&r->peer.rings[i].enabled) != on) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Two pairs: one is served until the driver asks for both, and so a successor has it. */
+static void test_network_pairs(void **state)
+{
+    const uint64_t mq = VIRTIO_FEATURE(VIRTIO_NET_F_MQ);
+    const uint64_t features = VIRTIO_FEATURE(32) | VIRTIO_FEATURE(VIRTIO_NET_F_CTRL_VQ);
+    struct vhost_user_net_options options = { .id = "net0",
+                                              .pairs = 5,
+                                              .timeout_ms = answer_ms };
+    struct drv queues[5] = { 0 };
+    struct umbra_error error;
+    struct rig rig, *r = &rig;
+    struct mmio_rings rings = { NULL, 0x10000, QUEUE, false, false };
+
+    (void)state;
+    rig_open(r);
+    rings.mem = r->mem;
+    free(r->peer.disk);
+    r->peer.disk = NULL;
+    r->peer.queues = 2;
+    r->peer.features |= mq;
+    options.socket = r->peer.path;
+    peer_go(&r->peer);
+    assert_int_equal(vhost_user_net_create(&r->fake.env, &options, &r->vdev, &error), 0);
+    assert_int_equal(virtio_mmio_create(&r->fake.env, 20, r->vdev, &r->device, &error),
+                     0);
+    assert_int_equal(loop_start(r->fake.env.loop, &error), 0);
+    assert_int_equal(dev_read(r->device, 0, VIRTIO_MMIO_CONFIG + 8, 2), 2);
+    assert_int_equal(mmio_negotiate(r->device, features | mq), MMIO_FEATURES_OK);
+    mmio_queues_start(r->device, queues, 5, &rings);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
+    WAIT_UNTIL(enabled(r, 0, 2, true));
+    assert_true(atomic_load(&r->peer.acked) & mq);
+    assert_true(ask_pairs(r, &queues[4], 2, 4));
+    WAIT_UNTIL(enabled(r, 0, 4, true));
+    assert_false(ask_pairs(r, &queues[4], 3, 4));
+    assert_false(ask_pairs(r, &queues[4], 0, 4));
+    assert_false(ask_pairs(r, &queues[4], 1, 3));
+    assert_false(ask_pairs(r, &queues[4], 1, 5));
+    assert_int_equal(virtio_net_set_link(r->vdev, false, &error), 0);
+    WAIT_UNTIL(enabled(r, 0, 4, false));
+    assert_int_equal(virtio_net_set_link(r->vdev, true, &error), 0);
+    WAIT_UNTIL(enabled(r, 0, 4, true));
+    atomic_store(&r->peer.hang_up, true);
+    WAIT_UNTIL(stat(r, "reconnects") == 1);
+    WAIT_UNTIL(enabled(r, 0, 4, true));
+    assert_true(ask_pairs(r, &queues[4], 1, 4));
+    WAIT_UNTIL(enabled(r, 2, 2, false));
+    assert_true(enabled(r, 0, 2, true));
+    /* A reset, and a driver that knows one pair: the control queue is the third then. */
+    assert_true(ask_pairs(r, &queues[4], 2, 4));
+    assert_int_equal(mmio_negotiate(r->device, features), MMIO_FEATURES_OK);
+    mmio_queues_start(r->device, queues, 5, &rings);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, MMIO_DRIVER_OK);
+    WAIT_UNTIL(enabled(r, 0, 2, true));
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_STATUS), MMIO_DRIVER_OK);
+    for (unsigned i = 0; i < 5; i++) {
+        drv_fini(&queues[i]);
+    }
+    rig_close(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_folder),
         cmocka_unit_test(test_network),
+        cmocka_unit_test(test_network_pairs),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
