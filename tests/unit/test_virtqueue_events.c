@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Event indices of virtqueues against arithmetic without wraps: an interrupt, or a kick, is
+ * wanted if and only if the place that the other side named is passed, over the wraps of 16
+ * bits and of rings. Also used lengths and chains' order.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <errno.h>
+
+#include "base/util.h"
+#include "unit/virtqueue_rig.h"
+
+enum { BATCH = 3, ROUNDS = 40000 /* more than 65536 buffers */ };
+
+struct world {
+    struct guest_mem *mem;
+    struct drv driver;
+    struct virtqueue vq;
+    struct virtqueue_chain chains[BATCH];
+    uint64_t added, used; /* buffers, from the beginning */
+};
+
+static void world_open(struct world *w, const struct shape *shape)
+{
+    struct virtqueue_config config;
+
+    memset(w, 0, sizeof(*w));
+    w->mem = ram_create();
+    drv_init(&w->driver, w->mem, 0x10000, shape->size, shape->packed, shape->event_idx);
+    config = config_of(&w->driver, shape);
+    assert_int_equal(virtqueue_start(&w->vq, w->mem, &config), 0);
+}
+
+static void world_close(struct world *w)
+{
+    for (unsigned i = 0; i < BATCH; i++) {
+        virtqueue_chain_fini(&w->chains[i]);
+    }
+    virtqueue_stop(&w->vq);
+    drv_fini(&w->driver);
+    guest_mem_destroy(w->mem);
+}
+
+static void add(struct world *w, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct drv_buffer b = { BUFFERS + 64 * (w->added % 64), 64, true };
+
+        w->added++;
+        assert_true(drv_add(&w->driver, &b, 1, (void *)(uintptr_t)w->added, 0));
+    }
+}
+
+/* The driver names the @place-th buffer, counted from the beginning, for its interrupt. */
+static void name_place(struct world *w, const struct shape *shape, uint64_t place)
+{
+    if (shape->packed) {
+        uint32_t slot = (uint32_t)(place % shape->size);
+        uint32_t wrap = place / shape->size % 2 == 0 ? 0x8000 : 0;
+
+        drv_st32(w->driver.a, 2u << 16 | slot | wrap);
+    } else {
+        drv_st16(w->driver.a + 4 + 2 * (size_t)shape->size, (uint16_t)place);
+    }
+}
+
+static void take(struct world *w, uint64_t number)
+{
+    uint32_t length = 0;
+
+    assert_int_equal((uintptr_t)drv_get(&w->driver, &length), number);
+    assert_int_equal(length, number % 65); /* as it was pushed */
+}
+
+static void interrupts(const struct shape *shape)
+{
+    struct world world, *w = &world;
+
+    world_open(w, shape);
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        unsigned count = 1 + round % BATCH;
+        uint64_t place = w->used + round / 7 % (shape->size - 1);
+        bool passed = place < w->used + count;
+
+        add(w, count);
+        for (unsigned i = 0; i < count; i++) {
+            assert_int_equal(virtqueue_pop(&w->vq, &w->chains[i]), 1);
+        }
+        name_place(w, shape, place);
+        for (unsigned i = 0; i < count; i++) {
+            virtqueue_push(&w->vq, &w->chains[i], (uint32_t)((w->used + i + 1) % 65));
+        }
+        assert_false(drv_used_there(&w->driver));
+        if (virtqueue_flush(&w->vq) != passed) {
+            fail_msg("%s ring of %u: buffers %llu to %llu, place %llu: %s interrupt",
+                     shape->packed ? "packed" : "split", shape->size,
+                     (unsigned long long)w->used, (unsigned long long)(w->used + count),
+                     (unsigned long long)place, passed ? "no" : "an");
+        }
+        assert_false(virtqueue_flush(&w->vq)); /* nothing new */
+        for (unsigned i = 0; i < count; i++) {
+            take(w, ++w->used);
+        }
+    }
+    world_close(w);
+}
+
+static void test_interrupts(void **state)
+{
+    const struct shape shapes[] = {
+        { 4, false, true, false, false },  { 8, false, true, false, false },
+        { 64, false, true, false, true },  { 4, true, true, false, false },
+        { 7, true, true, false, false },   { 64, true, true, false, true },
+        { 129, true, true, false, false },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(shapes); i++) {
+        interrupts(&shapes[i]);
+    }
+}
+
+/* The other way round: the device asks for a kick at the next buffer, and at no other. */
+static void test_kicks(void **state)
+{
+    const struct shape shapes[] = {
+        { 8, false, true, false, false }, { 8, true, true, false, false },
+        { 7, true, true, false, false },  { 8, false, false, false, false },
+        { 8, true, false, false, false },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(shapes); i++) {
+        struct world world, *w = &world;
+
+        world_open(w, &shapes[i]);
+        for (unsigned round = 0; round < ROUNDS; round++) {
+            unsigned count = 1 + round % BATCH;
+            bool asked = round % 5 != 4; /* unasked it is a hint, but a good one */
+
+            if (asked) {
+                assert_false(virtqueue_enable_kicks(&w->vq));
+            } else {
+                virtqueue_disable_kicks(&w->vq);
+            }
+            add(w, count);
+            assert_int_equal(drv_kick_needed(&w->driver), asked);
+            assert_true(virtqueue_enable_kicks(&w->vq)); /* there is one already */
+            for (unsigned n = 0; n < count; n++) {
+                assert_int_equal(virtqueue_pop(&w->vq, &w->chains[n]), 1);
+                virtqueue_push(&w->vq, &w->chains[n], (uint32_t)((w->used + 1 + n) % 65));
+            }
+            virtqueue_flush(&w->vq);
+            for (unsigned n = 0; n < count; n++) {
+                take(w, ++w->used);
+            }
+        }
+        world_close(w);
+    }
+}
+
+/* Chains put back come again, over the ring's end, too. */
+static void test_unpop(void **state)
+{
+    const struct shape shapes[] = {
+        { 8, false, true, false, false },
+        { 7, true, true, false, false },
+        { 8, true, true, false, true },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(shapes); i++) {
+        struct world world, *w = &world;
+
+        world_open(w, &shapes[i]);
+        for (unsigned round = 0; round < 1000; round++) {
+            unsigned back = 1 + round / 3 % BATCH;
+
+            add(w, BATCH);
+            for (unsigned n = 0; n < BATCH; n++) {
+                assert_int_equal(virtqueue_pop(&w->vq, &w->chains[n]), 1);
+            }
+            for (unsigned n = 0; n < back; n++) {
+                virtqueue_unpop(&w->vq, &w->chains[BATCH - 1 - n]);
+            }
+            assert_int_equal(virtqueue_in_flight(&w->vq), BATCH - back);
+            for (unsigned n = BATCH - back; n < BATCH; n++) {
+                assert_int_equal(virtqueue_pop(&w->vq, &w->chains[n]), 1);
+            }
+            assert_int_equal(virtqueue_pop(&w->vq, &w->chains[0]), 0);
+            for (unsigned n = 0; n < BATCH; n++) {
+                virtqueue_push(&w->vq, &w->chains[n], (uint32_t)((w->used + 1 + n) % 65));
+            }
+            virtqueue_flush(&w->vq);
+            for (unsigned n = 0; n < BATCH; n++) {
+                take(w, ++w->used);
+            }
+        }
+        assert_null(w->vq.fault);
+        world_close(w);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_interrupts),
+        cmocka_unit_test(test_kicks),
+        cmocka_unit_test(test_unpop),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
