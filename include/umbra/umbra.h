@@ -285,6 +285,7 @@ struct umbra_symbol {
     uint64_t length;  /**< bytes, 0 where it is not known */
     uint64_t offset;  /**< from the symbol: what was asked for is address + offset */
     char name[256];
+    char module[64]; /**< the Linux module whose it is; "": none's */
 };
 
 /**
@@ -292,7 +293,8 @@ struct umbra_symbol {
  * file, in files given to umbra_symbols_load(), in the kernel file when it is an ELF file with
  * a symbol table, and those that a Linux kernel has in memory (CONFIG_KALLSYMS), as all
  * distributions' kernels do; there a kernel that moved itself (KASLR) tells its new addresses
- * once it has unpacked itself. Of several symbols of a name a global one is meant, then that
+ * once it has unpacked itself. Those of its modules are known where the kernel describes its own types
+ * (CONFIG_DEBUG_INFO_BTF). Of several symbols of a name a global one is meant, then that
  * of the lowest address. At any time.
  * @return -ENOENT when nothing of that name is known.
  */

@@ -6,7 +6,7 @@
 #include "base/text.h"
 #include "vcpu/vcpu.h"
 
-enum { REPORT_NAME_SIZE = 288 };
+enum { REPORT_NAME_SIZE = 352 };
 
 /* What is known about addresses; may be NULL. */
 struct report_names {

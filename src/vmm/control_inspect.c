@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/util.h"
 #include "vmm/control_methods.h"
+#include "vmm/symbols.h"
 
 /* An address is given by a symbol's name or as a number. */
 static bool one_place(const struct control_request *request)
@@ -59,9 +60,10 @@ static json_t *symbol_to_json(const struct umbra_symbol *symbol)
     char type[2] = { symbol->type, '\0' };
 
     return json_pack(
-        "{s:s, s:s, s:o, s:I, s:I}", "name", symbol->name, "type", type, "address",
+        "{s:s, s:s, s:o, s:I, s:I, s:s*}", "name", symbol->name, "type", type, "address",
         json_sprintf("0x%" PRIx64, symbol->address + symbol->offset), "offset",
-        (json_int_t)symbol->offset, "length", (json_int_t)symbol->length);
+        (json_int_t)symbol->offset, "length", (json_int_t)symbol->length, "module",
+        symbol->module[0] != '\0' ? symbol->module : NULL);
 }
 
 /* Addresses of kernels do not fit into JSON's integers: they travel as text. */
@@ -116,7 +118,7 @@ json_t *control_registers(const struct control_request *request)
                                          "rsi", "rdi", "r8",  "r9",  "r10", "r11",
                                          "r12", "r13", "r14", "r15" };
     struct umbra_registers registers = { .size = sizeof(registers) };
-    struct umbra_symbol symbol = { .size = sizeof(symbol) };
+    char where[SYMBOLS_TEXT];
     json_t *json;
 
     if (umbra_registers_get(request->vm, (unsigned)param_uint(request, "vcpu", 0),
@@ -134,9 +136,9 @@ json_t *control_registers(const struct control_request *request)
     json_object_set_new(json, "cr3", json_sprintf("0x%" PRIx64, registers.cr3));
     json_object_set_new(json, "cr4", json_sprintf("0x%" PRIx64, registers.cr4));
     json_object_set_new(json, "efer", json_sprintf("0x%" PRIx64, registers.efer));
-    if (umbra_symbol_at(request->vm, registers.rip, &symbol, NULL) == 0) {
-        json_object_set_new(json, "symbol",
-                            json_sprintf("%s+0x%" PRIx64, symbol.name, symbol.offset));
+    symbols_describe(request->vm, registers.rip, where);
+    if (where[0] != '\0') {
+        json_object_set_new(json, "symbol", json_string(where));
     }
     return json;
 }

@@ -73,6 +73,9 @@ static void report_frame(struct umbra_vm *vm, unsigned number,
         if (symbol.length > 0) {
             text_add(text, "/0x%" PRIx64, symbol.length);
         }
+        if (symbol.module[0] != '\0') {
+            text_add(text, " [%s]", symbol.module);
+        }
     }
     text_add(text, "%s\n", frame->how == UNWIND_INTERRUPT ? "  <interrupted>" : "");
 }

@@ -16,12 +16,21 @@ void symbols_init(struct symbols *symbols)
     pthread_mutex_init(&symbols->lock, NULL);
 }
 
+static void symbols_forget_kernel(struct symbols *symbols)
+{
+    symbol_file_free(symbols->kernel);
+    symbols->kernel = NULL;
+    modules_free(symbols->modules);
+    symbols->modules = NULL;
+    symbols->modules_tried = false;
+}
+
 void symbols_destroy(struct symbols *symbols)
 {
     for (unsigned i = 0; i < symbols->count; i++) {
         symbol_file_free(symbols->files[i]);
     }
-    symbol_file_free(symbols->kernel);
+    symbols_forget_kernel(symbols);
     pthread_mutex_destroy(&symbols->lock);
 }
 
@@ -68,8 +77,7 @@ static void symbols_need_kernel(struct umbra_vm *vm)
     const struct boot_entry *entry = &vm->symbols.entry;
 
     if (symbols->kernel != NULL && symbol_file_moved(symbols->kernel, vm->machine.mem)) {
-        symbol_file_free(symbols->kernel);
-        symbols->kernel = NULL;
+        symbols_forget_kernel(symbols);
     }
     if (symbols->kernel != NULL || symbols->kernel_tried) {
         return;
@@ -80,6 +88,27 @@ static void symbols_need_kernel(struct umbra_vm *vm)
     /* What was loaded as it is stays so; one that unpacks itself may be there later. */
     symbols->kernel_tried = !entry->linux_kernel || entry->segment_count > 0;
     symbols_set_slide(symbols);
+}
+
+/* The kernel's modules, or NULL; the caller holds the lock and has the kernel. */
+static struct modules *symbols_modules(struct umbra_vm *vm)
+{
+    struct symbols *symbols = &vm->symbols;
+    const struct symbol_file *kernel = symbols->kernel;
+    const struct boot_entry *entry = &symbols->entry;
+
+    if (kernel == NULL || symbols->modules_tried || !entry->linux_kernel) {
+        return symbols->modules;
+    }
+    symbols->modules_tried = true;
+    if (kernel->located) {
+        modules_open(vm->machine.mem, kernel, kernel->offset, &symbols->modules);
+    } else if (entry->segment_count > 0) {
+        modules_open(vm->machine.mem, kernel,
+                     entry->segments[0].virtual_address - entry->segments[0].address,
+                     &symbols->modules);
+    }
+    return symbols->modules;
 }
 
 static int symbols_add(struct symbols *symbols, struct symbol_file *file,
@@ -118,8 +147,7 @@ void symbols_reset(struct umbra_vm *vm)
     struct symbols *symbols = &vm->symbols;
 
     pthread_mutex_lock(&symbols->lock);
-    symbol_file_free(symbols->kernel);
-    symbols->kernel = NULL;
+    symbols_forget_kernel(symbols);
     symbols->kernel_tried = false;
     symbols->entry = vm->machine.entry;
     if (symbols->given != NULL) {
@@ -178,6 +206,7 @@ static void symbol_to_public(const struct symbol_file *file, const struct symbol
 
     full.address = symbol->address + (full.type == 'A' ? 0 : file->slide);
     snprintf(full.name, sizeof(full.name), "%s", symbol_name(&file->table, symbol));
+    snprintf(full.module, sizeof(full.module), "%s", file->module);
     memcpy(to, &full, to->size < sizeof(full) ? to->size : sizeof(full));
 }
 
@@ -185,16 +214,42 @@ static void symbol_to_public(const struct symbol_file *file, const struct symbol
 static const struct symbol *symbols_at(struct umbra_vm *vm, uint64_t address,
                                        struct symbol_file **file)
 {
-    const struct symbol *symbol = NULL;
+    const struct symbol *symbol;
+    struct modules *modules;
 
-    for (unsigned i = 0; symbol == NULL; i++) {
-        *file = symbols_file(vm, i);
-        if (*file == NULL) {
-            return NULL;
-        }
+    for (unsigned i = 0; (*file = symbols_file(vm, i)) != NULL; i++) {
         symbol = symbol_table_at(&(*file)->table, address - (*file)->slide);
+        if (symbol != NULL) {
+            return symbol;
+        }
     }
-    return symbol;
+    modules = symbols_modules(vm);
+    *file = modules != NULL ? modules_at(modules, address) : NULL;
+    return *file != NULL ? symbol_table_at(&(*file)->table, address) : NULL;
+}
+
+/* The symbol called @name and its file; *any tells whether there were names at all. The
+ * caller holds the lock. */
+static const struct symbol *symbols_find(struct umbra_vm *vm, const char *name,
+                                         struct symbol_file **file, bool *any)
+{
+    const struct symbol *found = NULL;
+    struct modules *modules;
+
+    for (unsigned i = 0; found == NULL && (*file = symbols_file(vm, i)) != NULL; i++) {
+        *any = true;
+        found = symbol_table_find(&(*file)->table, name);
+    }
+    modules = found == NULL ? symbols_modules(vm) : NULL;
+    if (modules != NULL) {
+        modules_refresh(modules);
+    }
+    for (unsigned i = 0; modules != NULL && found == NULL && i < modules_count(modules);
+         i++) {
+        *file = modules_file(modules, i);
+        found = *file != NULL ? symbol_table_find(&(*file)->table, name) : NULL;
+    }
+    return found;
 }
 
 /* Split "name+0x10" into a name and its offset. */
@@ -240,10 +295,7 @@ int umbra_symbol_lookup(struct umbra_vm *vm, const char *text,
         return ret;
     }
     pthread_mutex_lock(&vm->symbols.lock);
-    for (unsigned i = 0; found == NULL && (file = symbols_file(vm, i)) != NULL; i++) {
-        any = true;
-        found = symbol_table_find(&file->table, name);
-    }
+    found = symbols_find(vm, name, &file, &any);
     /* A file that was given has addresses of its own until it is known where the kernel is. */
     if (found != NULL && file == vm->symbols.given) {
         symbols_need_kernel(vm);
@@ -306,7 +358,9 @@ void symbols_describe(struct umbra_vm *vm, uint64_t address, char text[SYMBOLS_T
     if (umbra_symbol_at(vm, address, &symbol, NULL) == 0 ||
         (symbols_to_virtual(vm, &address) &&
          umbra_symbol_at(vm, address, &symbol, NULL) == 0)) {
-        snprintf(text, SYMBOLS_TEXT, "%s+0x%" PRIx64, symbol.name, symbol.offset);
+        snprintf(text, SYMBOLS_TEXT, "%s+0x%" PRIx64 "%s%s%s", symbol.name, symbol.offset,
+                 symbol.module[0] != '\0' ? " [" : "", symbol.module,
+                 symbol.module[0] != '\0' ? "]" : "");
     }
 }
 
@@ -321,12 +375,18 @@ bool symbols_is_text(struct umbra_vm *vm, uint64_t address)
 bool symbols_unwind_rule(struct umbra_vm *vm, uint64_t pc, struct orc_rule *rule)
 {
     struct symbol_file *file;
+    struct modules *modules;
     bool found = false;
 
     pthread_mutex_lock(&vm->symbols.lock);
     for (unsigned i = 0; !found && (file = symbols_file(vm, i)) != NULL; i++) {
         found = symbol_table_at(&file->table, pc - file->slide) != NULL &&
                 orc_table_find(&file->orc, pc - file->slide, rule);
+    }
+    modules = found ? NULL : symbols_modules(vm);
+    file = modules != NULL ? modules_at(modules, pc) : NULL;
+    if (file != NULL) {
+        found = orc_table_find(&file->orc, pc, rule);
     }
     pthread_mutex_unlock(&vm->symbols.lock);
     return found;
@@ -361,6 +421,7 @@ static bool symbols_differ(struct umbra_vm *vm)
 void symbols_origin(struct umbra_vm *vm, char *text, size_t size)
 {
     struct symbol_file *file;
+    struct modules *modules;
     size_t used = 0;
 
     text[0] = '\0';
@@ -375,6 +436,11 @@ void symbols_origin(struct umbra_vm *vm, char *text, size_t size)
                              : "");
 
         used += n > 0 ? (size_t)n : 0;
+    }
+    modules = symbols_modules(vm);
+    if (modules != NULL && used < size) {
+        modules_refresh(modules);
+        snprintf(text + used, size - used, ", its modules (%u)", modules_count(modules));
     }
     pthread_mutex_unlock(&vm->symbols.lock);
 }

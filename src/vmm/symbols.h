@@ -6,10 +6,11 @@
 #include <pthread.h>
 
 #include "vmm/symbols/file.h"
+#include "vmm/symbols/modules.h"
 
 struct umbra_vm;
 
-enum { SYMBOLS_MAX_FILES = 16, SYMBOLS_TEXT = SYMBOL_MAX_NAME + 24 };
+enum { SYMBOLS_MAX_FILES = 16, SYMBOLS_TEXT = SYMBOL_MAX_NAME + 24 + 63 };
 
 struct symbols {
     pthread_mutex_t lock;                         /* a leaf */
@@ -19,6 +20,8 @@ struct symbols {
     struct symbol_file *given;  /* the config's, one of files; NULL: none */
     struct symbol_file *kernel; /* the kernel's own; NULL: not read */
     bool kernel_tried;          /* and that will not change before a reset */
+    struct modules *modules; /* of that kernel; NULL: not asked for, or it does not say */
+    bool modules_tried;
 };
 
 void symbols_init(struct symbols *symbols);
@@ -28,7 +31,7 @@ int symbols_open(struct umbra_vm *vm, struct umbra_error *error);
 /* The guest was loaded, for the first time or afresh. */
 void symbols_reset(struct umbra_vm *vm);
 
-/* Write "name+0x12" for @address into @text; "" when nothing is known. */
+/* Write "name+0x12", or "name+0x12 [module]", for @address into @text; "" when nothing is known. */
 void symbols_describe(struct umbra_vm *vm, uint64_t address, char text[SYMBOLS_TEXT]);
 /* Whether @address is in code that has a name. */
 bool symbols_is_text(struct umbra_vm *vm, uint64_t address);

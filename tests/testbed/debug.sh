@@ -42,6 +42,8 @@ wait $pid
 run umbra run $guest --verbose --append 'console=ttyS0 quiet panic=-1 do="echo c >/proc/sysrq-trigger"'
 verdict "report of a panic" 100 'kallsyms in memory \(8[0-9]{4} names, unwind tables\)' \
     '#[0-9]+ +(\? )?[0-9a-f]+ panic\+' '#[0-9]+ +(\? )?[0-9a-f]+ sysrq_handle_crash\+' \
+    '#[0-9]+ +[0-9a-f]+ pvpanic_panic_notify\+0x[0-9a-f]+/0x[0-9a-f]+ \[pvpanic\]' \
+    '#[0-9]+ +[0-9a-f]+ atomic_notifier_call_chain\+' \
     '#[0-9]+ +[0-9a-f]+ do_syscall_64\+' 'page walk of rip' 'IO +port-out'
 
 # A kernel that moves itself: names follow. (RDRAND gives the randomness.)
@@ -49,6 +51,7 @@ verdict "report of a panic" 100 'kallsyms in memory \(8[0-9]{4} names, unwind ta
 run umbra run $guest --verbose --decompress guest \
     --append 'console=ttyS0 quiet panic=-1 do="grep -w start_kernel /proc/kallsyms; echo c >/proc/sysrq-trigger"'
 verdict "report of a kernel that moved itself" 100 'kallsyms in memory' \
+    '#[0-9]+ +[0-9a-f]+ pvpanic_panic_notify\+.*\[pvpanic\]' \
     '#[0-9]+ +(\? )?[0-9a-f]+ sysrq_handle_crash\+' '#[0-9]+ +[0-9a-f]+ do_syscall_64\+'
 
 # A running guest: report, names and memory by the control socket, a core.
@@ -61,6 +64,8 @@ run umbra report vm
 verdict "report on demand" 0 '^state    running' '^vCPU 1' 'default_idle' 'cpu_startup_entry' '\| ready'
 run umbra ctl vm symbol symbol=linux_banner
 verdict "a symbol by the control socket" 0 '"address": "0xffffffff8' '"type": "[RD]"'
+run umbra ctl vm symbol symbol=pvpanic_panic_notify
+verdict "a module's symbol" 0 '"address": "0xffffffffc' '"module": "pvpanic"'
 umbra ctl vm pause >/dev/null
 run umbra ctl vm memory.read symbol=linux_banner+6 length=7
 verdict "memory by symbol" 0 '"dmVyc2lvbg=="' # "version"

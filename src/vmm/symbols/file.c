@@ -372,6 +372,8 @@ static int guest_read(const struct guest_mem *mem, const struct boot_entry *entr
     file->base_at = snapshot->base + base_at;
     file->base = load_le64(snapshot->bytes + base_at);
     if (guest_map(file, entry, snapshot, &offset)) {
+        file->located = true;
+        file->offset = offset;
         guest_read_orc(file, mem, offset);
         file->build_id_size = symbol_file_guest_id(file, mem, offset, file->build_id);
     }

@@ -18,9 +18,13 @@ struct symbol_file {
     size_t build_id_size; /* 0: unknown */
     uint64_t slide;       /* added to its addresses */
     char origin[96];      /* "vmlinux: symbol table" */
+    char module[60];      /* of which kernel module; "": the kernel itself, or another */
     /* From guest memory: where the kernel has its base address, and which it was. */
     gpa base_at;
     uint64_t base;
+    /* Its virtual addresses less the physical ones, where that is known. */
+    bool located;
+    uint64_t offset;
 };
 
 /*
