@@ -199,6 +199,20 @@ uint8_t virtio_status(const struct virtio *v)
                    : mmio_read8(v->common + COMMON_STATUS);
 }
 
+bool virtio_interrupted(void)
+{
+    uint64_t until = time_us() + 10000000;
+
+    while (interrupt_counts[VIRTIO_VECTOR] + interrupt_counts[VIRTIO_CONFIG_VECTOR] ==
+           0) {
+        if (time_us() > until)
+            return false;
+        interrupts_on();
+        cpu_pause();
+    }
+    return true;
+}
+
 void virtio_set_status(const struct virtio *v, uint8_t status)
 {
     if (v->mmio)

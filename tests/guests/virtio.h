@@ -50,6 +50,9 @@ struct virtio {
  * the command line say where else to look). Word msix=0: use INTx. */
 bool virtio_find(struct virtio *v, unsigned type, unsigned nth);
 uint8_t virtio_status(const struct virtio *v);
+/* Was there an interrupt of a device's? One may come a moment behind the used entry, or
+ * many, on a busy host: waits up to ten seconds. After time_init(). */
+bool virtio_interrupted(void);
 void virtio_set_status(const struct virtio *v, uint8_t status);
 /* Reset, and negotiate those of @wanted that are offered, and VERSION_1. */
 bool virtio_begin(struct virtio *v, uint64_t wanted);

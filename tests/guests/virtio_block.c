@@ -186,7 +186,7 @@ int guest_main(int argc, char **argv)
     if (disk.features & wanted & FEATURE(BLK_F_FLUSH))
         CHECK(user_run(flush, NULL, NULL) == 1);
     run("read", NULL);
-    CHECK(interrupt_counts[VIRTIO_VECTOR] + interrupt_counts[VIRTIO_CONFIG_VECTOR] > 0);
+    CHECK(virtio_interrupted());
     CHECK(!(virtio_status(&disk) & VIRTIO_NEEDS_RESET));
     return EXIT_PASS;
 }
