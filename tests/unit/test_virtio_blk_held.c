@@ -449,11 +449,78 @@ static void test_pieces(void **state)
     free(r);
 }
 
+/* Registers that are fixed once negotiated, and interrupts acknowledged one by one. */
+static void test_registers(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    struct virtio_queue *queue;
+    uint64_t features, desc;
+
+    rig_open(r, false, 0);
+    queue = &r->vdev->queues[0];
+    features = r->vdev->features;
+    desc = queue->desc_area;
+    for (unsigned i = 0; i < 2; i++) {
+        mmio_set(r->device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i);
+        mmio_set(r->device, VIRTIO_MMIO_DRIVER_FEATURES, 0);
+    }
+    assert_int_equal(r->vdev->features, features);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_SEL, 0);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_NUM, 4);
+    mmio_set(r->device, VIRTIO_MMIO_QUEUE_DESC_LOW, 0x12340);
+    assert_int_equal(queue->size, QUEUE);
+    assert_int_equal(queue->desc_area, desc);
+
+    assert_int_equal(once(r, VIRTIO_BLK_T_IN, 0, 512), VIRTIO_BLK_S_OK);
+    while (mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS) == 0) {
+        sched_yield();
+    }
+    pthread_mutex_lock(&r->vdev->lock);
+    virtio_config_changed(r->vdev);
+    pthread_mutex_unlock(&r->vdev->lock);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS), 3);
+    mmio_set(r->device, VIRTIO_MMIO_INTERRUPT_ACK, 1);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS), 2);
+    mmio_set(r->device, VIRTIO_MMIO_INTERRUPT_ACK, 2);
+    assert_int_equal(mmio_get(r->device, VIRTIO_MMIO_INTERRUPT_STATUS), 0);
+
+    atomic_store(&queue->vector, 1);
+    mmio_set(r->device, VIRTIO_MMIO_STATUS, 0);
+    assert_int_equal(atomic_load(&queue->vector), VIRTIO_NO_VECTOR);
+    assert_int_equal(queue->desc_area, 0);
+    rig_close(r);
+    free(r);
+}
+
+/* What is in the ring when a queue starts or goes on needs no kick. */
+static void test_start_looks(void **state)
+{
+    struct rig *r = malloc(sizeof(*r));
+    struct drv_buffer b[3] = { { BUFFERS, 16, false },
+                               { BUFFERS + 512, 512, true },
+                               { BUFFERS + STRIDE / 2, 1, true } };
+    uint32_t written;
+    uint8_t *bytes;
+
+    rig_open(r, false, 0);
+    bytes = bytes_of(r, 0);
+    for (unsigned i = 0; i < 3; i++) {
+        device_pause(r->device);
+        memset(bytes, 0, 16);
+        assert_true(drv_add(&r->queue, b, 3, bytes, 0));
+        device_resume(r->device);
+        assert_int_equal(finish(r, 1, &written), VIRTIO_BLK_S_OK);
+    }
+    rig_close(r);
+    free(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stop_waits),  cmocka_unit_test(test_queue_reset),
         cmocka_unit_test(test_readonly),    cmocka_unit_test(test_ranges),
+        cmocka_unit_test(test_registers),   cmocka_unit_test(test_start_looks),
         cmocka_unit_test(test_used_length), cmocka_unit_test(test_errors),
         cmocka_unit_test(test_pieces),
     };

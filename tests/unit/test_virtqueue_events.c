@@ -203,12 +203,95 @@ static void test_unpop(void **state)
     }
 }
 
+/* Without event indices there is only on and off. */
+static void test_off(void **state)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        const struct shape shape = { 8, i & 1, i & 2, false, false };
+        struct world world, *w = &world;
+
+        world_open(w, &shape);
+        for (unsigned round = 0; round < 100; round++) {
+            bool on = round % 3 == 1;
+
+            if (on) {
+                drv_interrupts_on(&w->driver);
+            } else {
+                drv_interrupts_off(&w->driver);
+            }
+            add(w, 1);
+            assert_int_equal(virtqueue_pop(&w->vq, &w->chains[0]), 1);
+            virtqueue_push(&w->vq, &w->chains[0], (uint32_t)((w->used + 1) % 65));
+            if (!shape.event_idx || shape.packed || on) {
+                assert_int_equal(virtqueue_flush(&w->vq), on);
+            } else { /* a place behind: wanted again after 65536 buffers */
+                virtqueue_flush(&w->vq);
+            }
+            take(w, ++w->used);
+        }
+        world_close(w);
+    }
+}
+
+static bool page_dirty(struct world *w, uint64_t addr)
+{
+    unsigned long bits[RAM / 2 / 4096 / 64];
+    const struct guest_region *regions;
+    unsigned page = (unsigned)(addr % (RAM / 2) / 4096);
+    size_t count;
+
+    regions = guest_mem_regions(w->mem, &count);
+    memset(bits, 0, sizeof(bits));
+    guest_mem_dirty_take(&regions[addr / (RAM / 2)], bits);
+    return (bits[page / 64] >> page % 64 & 1) != 0;
+}
+
+/* What the device wrote is told to dirty tracking: buffers as far as they were written, and
+ * the ring. */
+static void test_dirty(void **state)
+{
+    for (unsigned i = 0; i < 4; i++) {
+        const struct shape shape = { 8, i & 1, i & 2, false, false };
+        struct drv_buffer b[2] = { { BUFFERS, 4096, true },
+                                   { BUFFERS + 8192, 4096, true } };
+        struct world world, *w = &world;
+        const uint32_t written[] = { 0, 1, 4096, 4097 };
+
+        world_open(w, &shape);
+        assert_int_equal(guest_mem_dirty_enable(w->mem, true), 0);
+        for (unsigned n = 0; n < ARRAY_SIZE(written); n++) {
+            uint32_t length;
+
+            page_dirty(w, 0);
+            page_dirty(w, BUFFERS);
+            assert_true(drv_add(&w->driver, b, 2, w, 0));
+            assert_int_equal(virtqueue_pop(&w->vq, &w->chains[0]), 1);
+            virtqueue_push(&w->vq, &w->chains[0], written[n]);
+            virtqueue_flush(&w->vq);
+            assert_int_equal(
+                page_dirty(w, shape.packed ? w->driver.desc : w->driver.device), 1);
+            assert_int_equal(page_dirty(w, BUFFERS), written[n] > 0);
+            virtqueue_enable_kicks(&w->vq);
+            assert_int_equal(page_dirty(w, w->driver.device), 1);
+            assert_ptr_equal(drv_get(&w->driver, &length), w);
+            /* once more, for the second buffer: taking clears */
+            assert_true(drv_add(&w->driver, b, 2, w, 0));
+            assert_int_equal(virtqueue_pop(&w->vq, &w->chains[0]), 1);
+            virtqueue_push(&w->vq, &w->chains[0], written[n]);
+            virtqueue_flush(&w->vq);
+            assert_int_equal(page_dirty(w, BUFFERS + 8192), written[n] > 4096);
+            assert_ptr_equal(drv_get(&w->driver, &length), w);
+        }
+        world_close(w);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_interrupts),
-        cmocka_unit_test(test_kicks),
-        cmocka_unit_test(test_unpop),
+        cmocka_unit_test(test_interrupts), cmocka_unit_test(test_kicks),
+        cmocka_unit_test(test_unpop),      cmocka_unit_test(test_off),
+        cmocka_unit_test(test_dirty),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
