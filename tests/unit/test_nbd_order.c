@@ -36,6 +36,10 @@ struct server {
     atomic_uint connections, writes, flushes;
     uint64_t held; /* the handle of a flush that waits */
     bool holding;
+    atomic_uint hold_reads; /* so many reads are not answered */
+    uint64_t reads[4];      /* their handles, */
+    atomic_uint read_count; /* in the order they came */
+    _Atomic uint64_t size;  /* of the export, for those who connect */
 };
 
 static bool get(int fd, void *bytes, size_t size)
@@ -61,7 +65,7 @@ static bool reply_option(int fd, uint32_t option, uint32_t type, const void *dat
     return put(fd, header, sizeof(header)) && (size == 0 || put(fd, data, size));
 }
 
-static bool negotiate(int fd)
+static bool negotiate(int fd, uint64_t size_now)
 {
     static const uint8_t hello[] = "NBDMAGICIHAVEOPT\0\3"; /* newstyle, no zeroes */
     uint8_t flags[4], header[16], data[1024], info[12] = { 0 };
@@ -82,7 +86,7 @@ static bool negotiate(int fd)
             }
             continue;
         }
-        store_le64(info + 2, htobe64(export_size));
+        store_le64(info + 2, htobe64(size_now));
         store_le16(info + 10, htobe16(FLAGS));
         return reply_option(fd, option, REP_INFO, info, sizeof(info)) &&
                reply_option(fd, option, REP_ACK, NULL, 0);
@@ -118,6 +122,12 @@ static bool serve_command(struct server *s)
     case CMD_DISC:
         return false;
     case CMD_READ:
+        if (atomic_load(&s->hold_reads) > 0) {
+            atomic_fetch_sub(&s->hold_reads, 1);
+            s->reads[atomic_load(&s->read_count)] = handle;
+            atomic_fetch_add(&s->read_count, 1);
+            return true;
+        }
         return answer(s->fd, handle) && put(s->fd, data, size);
     case CMD_FLUSH:
         atomic_fetch_add(&s->flushes, 1);
@@ -148,7 +158,7 @@ static void *server_run(void *context)
     struct server *s = context;
 
     while ((s->fd = accept(s->listener, NULL, NULL)) >= 0) {
-        if (negotiate(s->fd)) {
+        if (negotiate(s->fd, atomic_load(&s->size))) {
             atomic_fetch_add(&s->connections, 1);
             while (serve_command(s)) {
             }
@@ -163,6 +173,7 @@ static void server_start(struct server *s)
     struct sockaddr_un at = { .sun_family = AF_UNIX };
 
     memset(s, 0, sizeof(*s));
+    atomic_store(&s->size, export_size);
     snprintf(s->path, sizeof(s->path), "/tmp/umbra-nbd-%d.sock", (int)getpid());
     strcpy(at.sun_path, s->path);
     unlink(s->path);
@@ -310,9 +321,57 @@ static void test_order(void **state)
     server_stop(&s);
 }
 
+/* The connection that does not know the disk's new end goes when its requests are done. */
+static void test_renewal(void **state)
+{
+    static uint8_t zeroes[4096];
+    struct call reads[2], write;
+    struct server s;
+    struct client c;
+
+    (void)state;
+    server_start(&s);
+    if (!client_start(&c, &s)) {
+        server_stop(&s);
+        skip(); /* no libnbd */
+    }
+    atomic_store(&s.hold_reads, 2);
+    begin(&c, &reads[0], DISK_READ);
+    begin(&c, &reads[1], DISK_READ);
+    while (atomic_load(&s.read_count) < 2) {
+        assert_true(io_ring_turn(&c.ring, false) >= 0);
+    }
+    atomic_store(&s.size, 2 * export_size);
+    atomic_store(&c.disk->size, 2 * export_size);
+    memset(&write, 0, sizeof(write));
+    write.iov = (struct iovec){ write.bytes, sizeof(write.bytes) };
+    write.request = (struct disk_request){ .op = DISK_WRITE,
+                                           .offset = export_size,
+                                           .length = sizeof(write.bytes),
+                                           .iov = &write.iov,
+                                           .iov_count = 1,
+                                           .done = call_done };
+    disk_submit(c.queue, &write.request);
+    for (unsigned i = 0; i < 2; i++) { /* their answers, one by one, from here */
+        assert_true(answer(s.fd, s.reads[i]) && put(s.fd, zeroes, sizeof(zeroes)));
+        assert_int_equal(end(&c, &reads[i]), 0);
+        for (unsigned n = 0; i == 0 && n < 20; n++) {
+            assert_true(io_ring_turn(&c.ring, false) >= 0);
+            usleep(1000);
+        }
+        assert_false(write.done);
+    }
+    assert_int_equal(end(&c, &write), 0);
+    assert_int_equal(atomic_load(&s.writes), 1);
+    assert_int_equal(once(&c, DISK_FLUSH), 0); /* nothing was lost */
+    client_stop(&c);
+    server_stop(&s);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_order) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_order),
+                                        cmocka_unit_test(test_renewal) };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -170,6 +170,8 @@ static void test_network(void **state)
             }
         }
         WAIT_UNTIL(r->fake.level[20]); /* it was the back end that interrupted */
+        /* and it got each once, though it let go of the ring in between */
+        assert_int_equal(atomic_load(&r->peer.taken), 200 * (restart + 1));
     }
     assert_int_equal(stat(r, "reconnects"), 0);
     atomic_store(&r->peer.deaf, true);

@@ -354,6 +354,14 @@ static void test_queue_reset(void **state)
     /* RING_RESET was not negotiated: nothing happens. */
     set(r, r->common + 58, 2, 1);
     assert_int_equal(get(r, r->common + VIRTIO_PCI_COMMON_Q_ENABLE, 2), 1);
+    /* Fixed while enabled; features since FEATURES_OK. */
+    set(r, r->common + VIRTIO_PCI_COMMON_Q_SIZE, 2, 2);
+    set(r, r->common + VIRTIO_PCI_COMMON_Q_DESCLO, 8, 0x77000);
+    assert_int_equal(get(r, r->common + VIRTIO_PCI_COMMON_Q_SIZE, 2), QUEUE);
+    assert_int_equal(get(r, r->common + VIRTIO_PCI_COMMON_Q_DESCLO, 8), r->drv.desc);
+    set(r, r->common + VIRTIO_PCI_COMMON_GFSELECT, 4, 1);
+    set(r, r->common + VIRTIO_PCI_COMMON_GF, 4, 0);
+    assert_int_not_equal(get(r, r->common + VIRTIO_PCI_COMMON_GF, 4), 0);
     set(r, r->common + VIRTIO_PCI_COMMON_STATUS, 1, 0);
     set(r, r->common + VIRTIO_PCI_COMMON_STATUS, 1, 3);
     set(r, r->common + VIRTIO_PCI_COMMON_GFSELECT, 4, 1);
