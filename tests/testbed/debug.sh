@@ -33,7 +33,9 @@ G
 run gdb -nx -batch -x /tmp/script cloud.elf
 verdict "gdb: threads, registers, memory" 0 '^\* [12] +Thread' '^  [12] +Thread' '^\$1 = 1' \
     '"Linux version 6' '^\$2 = 0x[0-9a-f]+' 'detached'
-verdict "gdb: backtraces" 0 '^#[0-9]+ .* cpu_startup_entry \(\)' '^#[0-9]+ .* secondary_startup_64'
+# Whatever each CPU is at: idle, a thread of the kernel, a system call.
+verdict "gdb: backtraces" 0 '^#[0-9]+ .* (cpu_startup_entry|kthread|do_syscall_64) \(\)' \
+    '^#[0-9]+ .* (secondary_startup_64\w*|ret_from_fork|do_syscall_64) \(\)'
 kill $pid
 wait $pid
 
