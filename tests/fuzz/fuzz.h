@@ -31,4 +31,14 @@ static inline uint8_t fuzz_byte(struct fuzz_input *in)
     return *in->at++;
 }
 
+static inline uint32_t fuzz_word(struct fuzz_input *in)
+{
+    uint32_t value = 0;
+
+    for (unsigned i = 0; i < 4; i++) {
+        value = value << 8 | fuzz_byte(in);
+    }
+    return value;
+}
+
 #endif

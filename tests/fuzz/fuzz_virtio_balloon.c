@@ -160,16 +160,6 @@ static void check(const struct rig *r)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static uint32_t fuzz_word(struct fuzz_input *in)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < 4; i++) {
-        value = value << 8 | fuzz_byte(in);
-    }
-    return value;
-}
-
 static uint64_t buffer_at(unsigned queue, unsigned index)
 {
     return BUFFERS + (uint64_t)(queue * QUEUE + index) * BUFFER;

@@ -138,16 +138,6 @@ static void play(struct rig *r)
 
 /* ---- Steps ----------------------------------------------------------------------------------- */
 
-static uint32_t fuzz_word(struct fuzz_input *in)
-{
-    uint32_t value = 0;
-
-    for (unsigned i = 0; i < 4; i++) {
-        value = value << 8 | fuzz_byte(in);
-    }
-    return value;
-}
-
 /* A packet: honest in what the first byte does not say to be otherwise. */
 static void step_packet(struct rig *r, struct fuzz_input *in)
 {

@@ -80,12 +80,29 @@ static inline void btf_field(struct btf_image *b, const char *name, uint32_t typ
     bytes_add32(&b->types, 8 * offset);
 }
 
+/* The whole of it: a header, types, strings. */
+static inline struct bytes btf_finish(struct btf_image *b)
+{
+    struct bytes out = { 0 };
+
+    bytes_add(&out, (const uint8_t[]){ 0x9f, 0xeb, 1, 0 }, 4);
+    bytes_add32(&out, 24);
+    bytes_add32(&out, 0);
+    bytes_add32(&out, (uint32_t)b->types.size);
+    bytes_add32(&out, (uint32_t)b->types.size);
+    bytes_add32(&out, (uint32_t)b->strings.size);
+    bytes_add(&out, b->types.data, b->types.size);
+    bytes_add(&out, b->strings.data, b->strings.size);
+    free(b->types.data);
+    free(b->strings.data);
+    return out;
+}
+
 /* The types that matter, and some others; @mem: as since 6.4. */
 static inline struct bytes btf_image(bool mem)
 {
     enum { INT = 1, RANGE, ARRAY, KALLSYMS, CONST, POINTER, ARCH, INNER, MODULE };
     struct btf_image b = { 0 };
-    struct bytes out = { 0 };
 
     btf_name(&b, "");
     bytes_add8(&b.strings, 0);
@@ -123,17 +140,7 @@ static inline struct bytes btf_image(bool mem)
         btf_field(&b, "core_layout", RANGE, AT_RANGES);
         btf_field(&b, "init_layout", RANGE, AT_RANGES + RANGE_STEP);
     }
-    bytes_add(&out, (const uint8_t[]){ 0x9f, 0xeb, 1, 0 }, 4);
-    bytes_add32(&out, 24);
-    bytes_add32(&out, 0);
-    bytes_add32(&out, (uint32_t)b.types.size);
-    bytes_add32(&out, (uint32_t)b.types.size);
-    bytes_add32(&out, (uint32_t)b.strings.size);
-    bytes_add(&out, b.types.data, b.types.size);
-    bytes_add(&out, b.strings.data, b.strings.size);
-    free(b.types.data);
-    free(b.strings.data);
-    return out;
+    return btf_finish(&b);
 }
 
 /* ---- Memory ---------------------------------------------------------------------------------- */

@@ -223,7 +223,7 @@ static void test_btf_nested(void **state)
 {
     enum { TYPES = 20, MEMBERS = 60 };
     struct btf_image b = { 0 };
-    struct bytes out = { 0 };
+    struct bytes out;
     struct btf_place place;
     struct btf btf;
 
@@ -234,20 +234,11 @@ static void test_btf_nested(void **state)
             btf_field(&b, "", 1 + (i + m) % TYPES, 0);
         }
     }
-    bytes_add(&out, (const uint8_t[]){ 0x9f, 0xeb, 1, 0 }, 4);
-    bytes_add32(&out, 24);
-    bytes_add32(&out, 0);
-    bytes_add32(&out, (uint32_t)b.types.size);
-    bytes_add32(&out, (uint32_t)b.types.size);
-    bytes_add32(&out, (uint32_t)b.strings.size);
-    bytes_add(&out, b.types.data, b.types.size);
-    bytes_add(&out, b.strings.data, b.strings.size);
+    out = btf_finish(&b);
     assert_int_equal(btf_open(&btf, out.data, out.size), 0);
     assert_false(btf_member(&btf, 1, "list", &place));
     btf_close(&btf);
     free(out.data);
-    free(b.types.data);
-    free(b.strings.data);
 }
 
 int main(void)
