@@ -11,6 +11,8 @@
 
 #include <cmocka.h>
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "base/util.h"
 #include "unit/virtqueue_rig.h"
@@ -286,12 +288,58 @@ static void test_dirty(void **state)
     }
 }
 
+/* Elements of a used ring that is larger than a page are told of where they are. */
+static void test_dirty_ring(void **state)
+{
+    const struct shape shape = { 2048, false, true, false, false };
+    struct world world, *w = &world;
+
+    world_open(w, &shape);
+    assert_int_equal(guest_mem_dirty_enable(w->mem, true), 0);
+    for (unsigned n = 0; n < shape.size; n++) {
+        uint64_t element = w->driver.device + 4 + 8 * (uint64_t)n;
+
+        add(w, 1);
+        assert_int_equal(virtqueue_pop(&w->vq, &w->chains[0]), 1);
+        page_dirty(w, 0);
+        virtqueue_push(&w->vq, &w->chains[0], (uint32_t)((w->used + 1) % 65));
+        virtqueue_flush(&w->vq);
+        assert_int_equal(page_dirty(w, element), 1);
+        take(w, ++w->used);
+    }
+    world_close(w);
+}
+
+/* The same memory again and again makes chains of any size; those of 4 GiB are refused. */
+static void test_huge(void **state)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        const struct shape shape = { 1024, i & 1, false, false, false };
+        struct drv_buffer *b = calloc(512, sizeof(*b));
+        struct world world, *w = &world;
+
+        world_open(w, &shape);
+        for (unsigned n = 0; n < 512; n++) {
+            b[n] = (struct drv_buffer){ BUFFERS, RAM / 2, true };
+        }
+        assert_true(drv_add(&w->driver, b, 511, w, 0));
+        assert_int_equal(virtqueue_pop(&w->vq, &w->chains[0]), 1);
+        assert_int_equal(w->chains[0].writable_bytes, 511 * (uint64_t)(RAM / 2));
+        assert_true(drv_add(&w->driver, b, 512, w, 0));
+        assert_int_equal(virtqueue_pop(&w->vq, &w->chains[1]), -EPROTO);
+        assert_non_null(strstr(w->vq.fault, "4 GiB"));
+        world_close(w);
+        free(b);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_interrupts), cmocka_unit_test(test_kicks),
         cmocka_unit_test(test_unpop),      cmocka_unit_test(test_off),
-        cmocka_unit_test(test_dirty),
+        cmocka_unit_test(test_dirty),      cmocka_unit_test(test_dirty_ring),
+        cmocka_unit_test(test_huge),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
