@@ -35,8 +35,14 @@ class Mmu(unittest.TestCase):
             self.assertIn("Usage: umbra mmu", self.ok(*verb, "--help"))
 
     def test_walk(self):
-        walks = {(w["levels"], w["guest_pages"], w["nested_pages"]): w["nested"]
-                 for w in json.loads(self.ok("walk", "--json"))["walks"]}
+        rows = {(w["levels"], w["guest_pages"], w["nested_pages"]): w
+                for w in json.loads(self.ok("walk", "--json"))["walks"]}
+        self.assertEqual(rows[4, "4K", "4K"]["agile"], [4, 8, 12, 16, 24])
+        self.assertEqual(rows[5, "4K", "4K"]["agile"], [5, 10, 15, 20, 25, 35])
+        for row in rows.values():
+            self.assertGreaterEqual(row["agile"][0], row["native"])  # the host's pages
+            self.assertEqual(row["agile"][-1], row["nested"])
+        walks = {key: row["nested"] for key, row in rows.items()}
         self.assertEqual([walks[4, "4K", "4K"], walks[5, "4K", "4K"], walks[4, "4K", "2M"],
                           walks[4, "2M", "2M"], walks[4, "1G", "1G"]], [24, 35, 19, 15, 8])
 

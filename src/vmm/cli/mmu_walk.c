@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "shadowpt-sim/generate.h"
+#include "shadowpt-sim/shadow.h"
 #include "shadowpt-sim/trace.h"
 #include "vmm/cli/exit_status.h"
 #include "vmm/cli/mmu.h"
@@ -152,26 +153,80 @@ static bool set_option(void *context, const char *name, const char *value)
 
 static const char *const page_names[] = { "", "4K", "2M", "1G" };
 
+/* What an agile walk needs: [0] with all tables shadowed, [n] with the lowest n of them nested.
+ * *@count: one more than there are tables. */
+static int walk_agile(struct example *example, unsigned references[6], unsigned *count)
+{
+    const struct shadow_config config = { .memory = &example->ram.memory,
+                                          .slots = &example->slots,
+                                          .policy = SHADOW_AGILE,
+                                          .pool_pages = 256,
+                                          .pool_hpa = POOL_HPA,
+                                          .nested_levels = (uint8_t)example->levels };
+    struct shadow_vcpu *vcpu = NULL;
+    struct shadow_mmu *mmu;
+    int err = shadow_create(&config, &mmu);
+
+    err = err != 0 ? err : shadow_vcpu_create(mmu, &example->mode.cpu, &vcpu);
+    err = err != 0 ? err : shadow_set_mode(vcpu, &example->mode);
+    *count = example->levels - example->guest_level + 2;
+    for (unsigned n = 0; n < *count && err == 0; n++) {
+        /* Tables lie one behind the other, from the root's on. */
+        uint64_t table = TABLES_GPA + (*count - 1 - n) * MMU_PAGE_SIZE;
+        struct shadow_result result;
+        struct mmu_trace trace;
+
+        if ((n > 0 && !shadow_switch_table(mmu, table, true)) ||
+            shadow_access(vcpu, EXAMPLE_GVA, MMU_USER | MMU_WRITE, &result) !=
+                SHADOW_OK) {
+            err = -1;
+        }
+        shadow_trace(vcpu, EXAMPLE_GVA, &trace);
+        references[n] = trace.count;
+    }
+    shadow_vcpu_destroy(vcpu);
+    shadow_destroy(mmu);
+    return err;
+}
+
+static void walk_print(const struct example *example, const unsigned *agile,
+                       unsigned count, bool json, bool first)
+{
+    unsigned native = example->levels - example->guest_level + 1;
+    const char *guest = page_names[example->guest_level];
+    const char *host = page_names[example->host_level];
+
+    if (json) {
+        printf(
+            "%s\n  {\"levels\": %u, \"guest_pages\": \"%s\", \"nested_pages\": \"%s\", "
+            "\"native\": %u, \"nested\": %u, \"agile\": [",
+            first ? "" : ",", example->levels, guest, host, native, example->trace.count);
+    } else {
+        printf("%6u  %6s  %6s  %8u  %8u      ", example->levels, guest, host, native,
+               example->trace.count);
+    }
+    for (unsigned n = 0; n < count; n++) {
+        printf(json ? "%s%u" : "%s%3u", json && n > 0 ? ", " : " ", agile[n]);
+    }
+    fputs(json ? "]}" : "\n", stdout);
+}
+
 static int walk_row(unsigned levels, unsigned guest, unsigned host, bool json, bool first)
 {
     struct example example = { .levels = levels,
                                .guest_level = guest,
                                .host_level = host };
-    unsigned violations;
+    unsigned violations, agile[6], count = 0;
     int err = example_make(&example, EXAMPLE_GVA);
 
     if (err == 0) {
         err = example_walk(&example, EXAMPLE_GVA, &violations);
     }
-    if (err == 0 && json) {
-        printf(
-            "%s\n  {\"levels\": %u, \"guest_pages\": \"%s\", \"nested_pages\": \"%s\", "
-            "\"native\": %u, \"nested\": %u}",
-            first ? "" : ",", levels, page_names[guest], page_names[host],
-            levels - guest + 1, example.trace.count);
-    } else if (err == 0) {
-        printf("%6u  %6s  %6s  %8u  %8u\n", levels, page_names[guest], page_names[host],
-               levels - guest + 1, example.trace.count);
+    if (err == 0) {
+        err = walk_agile(&example, agile, &count);
+    }
+    if (err == 0) {
+        walk_print(&example, agile, count, json, first);
     }
     example_destroy(&example);
     return err;
@@ -190,7 +245,8 @@ int mmu_command_walk(int argc, char **argv)
         .summary =
             "Build guest and nested tables of every page size, walk them, and count "
             "the\nreferences that a TLB miss makes without caches. Shadow tables "
-            "are walked natively.",
+            "are walked natively;\nagile paging's walks go over from the shadow to "
+            "the guest's own tables.",
         .options = own,
         .set = set_option,
         .context = &options,
@@ -203,7 +259,8 @@ int mmu_command_walk(int argc, char **argv)
         return status;
     }
     puts(options.json ? "{\"walks\": ["
-                      : "levels   guest  nested    native    nested   (references)");
+                      : "levels   guest  nested    native    nested       agile "
+                        "(lowest 0, 1, ... tables nested)");
     for (unsigned levels = 4; levels <= 5; levels++) {
         for (unsigned guest = 1; guest <= 3; guest++) {
             for (unsigned host = 1; host <= 3; host++) {
