@@ -127,18 +127,30 @@ TLB_INLINE uint64_t entry_perms(uint64_t entry)
     return (entry >> 1 & 3) | (~entry >> 63) << 2;
 }
 
+/* Bit @from of @entry as bit @to, which is higher. */
+TLB_INLINE uint64_t bit_up(uint64_t entry, unsigned from, unsigned to)
+{
+    return entry << (to - from) & (uint64_t)1 << to;
+}
+
 TLB_INLINE struct tlb_value leaf_value(const struct mmu_mode *mode, uint64_t entry,
                                        unsigned level, uint64_t perms)
 {
-    unsigned shift = 12 + 9 * (level - 1), pat = level == 1 ? 7 : 12;
-    uint64_t cache = (entry >> 3 & 3) | (entry >> pat & 1) << 2;
-    uint64_t pkey = mode->pkeys ? entry >> PTE_PKEY_SHIFT & 15 : 0;
+    unsigned shift = 12 + 9 * (level - 1);
+    uint64_t word = shift | (perms & MMU_PERM_ALL) << TLB_PERMS;
 
+    word |= bit_up(entry, 3, TLB_CACHE) | bit_up(entry, 4, TLB_CACHE + 1) |
+            bit_up(entry, level == 1 ? 7 : 12, TLB_CACHE + 2) |
+            bit_up(entry, 8, TLB_IS_GLOBAL) | bit_up(entry, 6, TLB_DIRTY);
+    if (!(mode->cr4 & CR4_PGE)) {
+        word &= ~((uint64_t)1 << TLB_IS_GLOBAL);
+    }
+    if (mode->pkeys) {
+        word |= (entry >> PTE_PKEY_SHIFT & 15) << TLB_PKEY;
+    }
     return (struct tlb_value){
         .address = entry & PTE_ADDRESS_MASK & (~(uint64_t)0 << shift),
-        .word = shift | (perms & MMU_PERM_ALL) << TLB_PERMS | pkey << TLB_PKEY |
-                cache << TLB_CACHE | (entry >> 8 & mode->cr4 >> 7 & 1) << TLB_IS_GLOBAL |
-                (entry >> 6 & 1) << TLB_DIRTY,
+        .word = word,
     };
 }
 
@@ -421,6 +433,7 @@ TLB_INLINE bool walk_to_table(struct hardware_walk *walk, bool two, uint64_t gva
                               uint64_t entry, struct tlb_value *table)
 {
     struct sim_machine *machine = walk->machine;
+    uint64_t index = tlb_index(gva, 1);
 
     if ((entry & (PTE_P | PTE_PS | PTE_A)) != (PTE_P | PTE_A) ||
         (entry & walk->mode->reserved[0][2])) {
@@ -432,7 +445,8 @@ TLB_INLINE bool walk_to_table(struct hardware_walk *walk, bool two, uint64_t gva
     if (two && !table_locate(walk, table)) {
         return false;
     }
-    tlb_table_fill(machine->tlb.pwc, gva, machine->pcid, 2, *table);
+    *tlb_set_insert(&machine->tlb.pwc[0], index,
+                    index << 16 | TLB_VALID | machine->pcid) = *table;
     return true;
 }
 
@@ -463,21 +477,21 @@ TLB_INLINE bool walk_quick(struct sim_machine *machine, bool two, uint64_t gva,
     struct tlb *tlb = &machine->tlb;
     struct hardware_walk walk = { machine, machine->check, access, 0, 0, false };
     uint64_t index = tlb_index(gva, 1), key = index << 16 | TLB_VALID | machine->pcid;
-    int slot = tlb_set_slot(&tlb->pwc[0], index, key, key);
+    const struct tlb_value *known = tlb_set_lookup(&tlb->pwc[0], index, key, key);
     struct tlb_value table, to;
     uint64_t entry;
 
-    if (slot >= 0) {
-        table = tlb->pwc[0].to[slot];
+    if (known != NULL) {
+        table = *known;
         machine->count.skipped += table.word >> TLB_TABLE_SAVED;
         *served = walk_page(&walk, two, gva, table, &to);
     } else {
         key = (index >> 9) << 16 | TLB_VALID | machine->pcid;
-        slot = tlb_set_slot(&tlb->pwc[1], index >> 9, key, key);
-        if (slot < 0) {
+        known = tlb_set_lookup(&tlb->pwc[1], index >> 9, key, key);
+        if (known == NULL) {
             return false;
         }
-        table = tlb->pwc[1].to[slot];
+        table = *known;
         if (entry_is_large(machine, table.address + 8 * (index & 511))) {
             return false; /* for the whole walk */
         }
@@ -492,7 +506,7 @@ TLB_INLINE bool walk_quick(struct sim_machine *machine, bool two, uint64_t gva,
     machine->count
         .histogram[walk.references < SIM_REFERENCES ? walk.references : SIM_REFERENCES]++;
     if (*served) {
-        tlb_insert_value(tlb, gva, machine->pcid, 0, to);
+        tlb_insert_small(tlb, gva, machine->pcid, to);
     }
     return true;
 }
@@ -524,8 +538,7 @@ TLB_INLINE unsigned burst(struct sim_machine *machine, bool two,
         uint64_t gva = events[i].address, index = tlb_index(gva, 0);
         uint64_t key = tlb_key(gva, 0, pcid), global = tlb_key(gva, 0, TLB_GLOBAL);
         uint32_t access = sim_access(&events[i]);
-        int slot = tlb_set_slot(&tlb->l1[0], index, key, global);
-        struct tlb_value value;
+        const struct tlb_value *value = tlb_set_lookup(&tlb->l1[0], index, key, global);
 
         if (burst->ahead) {
             sim_cpu_prefetch(machine, events[i + SIM_FAR].address);
@@ -533,26 +546,24 @@ TLB_INLINE unsigned burst(struct sim_machine *machine, bool two,
         if (two && burst->ahead) {
             sim_cpu_prefetch_nested(machine, events[i + SIM_NEAR].address);
         }
-        if (slot >= 0) {
-            value = tlb->l1[0].to[slot];
-            if (!mmu_translation_allows(machine->check, translation(&value), access)) {
+        if (value != NULL) {
+            if (!mmu_translation_allows(machine->check, translation(value), access)) {
                 break;
             }
             tlb->stats.l1_hits++;
             continue;
         }
-        if (tlb->large[gva >> 63][1] || tlb->large[gva >> 63][2]) {
+        if (tlb->any_large[gva >> 63]) {
             break;
         }
-        slot = tlb_set_slot(&tlb->l2, index, key, global);
-        if (slot >= 0) {
-            value = tlb->l2.to[slot];
-            if (!mmu_translation_allows(machine->check, translation(&value), access)) {
+        value = tlb_set_lookup(&tlb->l2, index, key, global);
+        if (value != NULL) {
+            if (!mmu_translation_allows(machine->check, translation(value), access)) {
                 break;
             }
             tlb->stats.l2_hits++;
-            key = translation(&value)->global ? global : key;
-            tlb->l1[0].to[tlb_set_insert(&tlb->l1[0], index, key)] = value;
+            key = translation(value)->global ? global : key;
+            *tlb_set_insert(&tlb->l1[0], index, key) = *value;
             continue;
         }
         burst->end = miss(machine, two, gva, access, &burst->gpa);

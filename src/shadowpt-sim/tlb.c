@@ -34,7 +34,7 @@ int tlb_init(struct tlb *tlb, const struct tlb_geometry *geometry)
                 tlb_destroy(tlb);
                 return err;
             }
-            tlb->plain &= part[i].array[n].stamp == NULL;
+            tlb->plain &= part[i].array[n].wide == NULL;
         }
     }
     return 0;
@@ -82,9 +82,9 @@ struct mmu_translation *tlb_find(struct tlb *tlb, uint64_t gva, uint16_t pcid)
                  : NULL;
         if (to != NULL) {
             tlb->stats.l2_hits++;
-            tlb_array_insert_value(&tlb->l1[size], tlb_index(gva, size),
-                                   tlb_key(gva, size, to->global ? TLB_GLOBAL : pcid),
-                                   tlb_pack(to));
+            *tlb_array_insert(&tlb->l1[size], tlb_index(gva, size),
+                              tlb_key(gva, size, to->global ? TLB_GLOBAL : pcid)) =
+                tlb_pack(to);
             return to;
         }
     }
@@ -152,6 +152,7 @@ void tlb_flush_all(struct tlb *tlb)
         tlb_array_clear(&tlb->l1[i]);
         tlb->large[0][i] = tlb->large[1][i] = tlb->nested_sizes[i] = false;
     }
+    tlb->any_large[0] = tlb->any_large[1] = false;
     tlb_array_clear(&tlb->l2);
     tlb_array_clear(&tlb->l2_1g);
     for (unsigned i = 0; i < 4; i++) {
@@ -200,22 +201,38 @@ void tlb_nested_fill(struct tlb *tlb, uint64_t gpa, const struct tlb_nested *lea
                                                (leaf->dirty ? NESTED_DIRTY : 0) };
 
     tlb->nested_sizes[size] = true;
-    tlb_array_insert_value(&tlb->nested, tlb_index(gpa, size), tlb_key(gpa, size, 0),
-                           value);
+    *tlb_array_insert(&tlb->nested, tlb_index(gpa, size), tlb_key(gpa, size, 0)) = value;
 }
 
 void tlb_reference_rest(struct tlb *tlb, uint64_t line, uint64_t key)
 {
-    if (tlb_array_find(&tlb->line[1], line, key)) {
+    if (tlb_set_find(&tlb->line[1], line, key)) {
         tlb->stats.line_hits[1]++;
     } else {
-        if (tlb_array_find(&tlb->line[2], line, key)) {
+        if (tlb_set_find(&tlb->line[2], line, key)) {
             tlb->stats.line_hits[2]++;
         } else {
             tlb->stats.line_misses++;
-            tlb_array_insert(&tlb->line[2], line, key);
+            tlb_set_insert(&tlb->line[2], line, key);
         }
-        tlb_array_insert(&tlb->line[1], line, key);
+        tlb_set_insert(&tlb->line[1], line, key);
     }
-    tlb_array_insert(&tlb->line[0], line, key);
+    tlb_set_insert(&tlb->line[0], line, key);
+}
+
+void tlb_reference_wide(struct tlb *tlb, uint64_t line, uint64_t key)
+{
+    unsigned level = 0;
+
+    while (level < TLB_LINES && !tlb_array_find(&tlb->line[level], line, key)) {
+        level++;
+    }
+    if (level < TLB_LINES) {
+        tlb->stats.line_hits[level]++;
+    } else {
+        tlb->stats.line_misses++;
+    }
+    while (level-- > 0) {
+        tlb_array_insert(&tlb->line[level], line, key);
+    }
 }

@@ -32,6 +32,7 @@ struct tlb {
     /* Pages of this size were inserted since the last full flush, by half of the address
      * space (bit 63): most lookups of large pages can be spared. */
     bool large[2][3];
+    bool any_large[2]; /* ... larger than 4 KiB */
     bool nested_sizes[3];
     bool plain; /* no array has sets of more than TLB_LANES ways */
     struct tlb_stats stats;
@@ -117,8 +118,20 @@ TLB_INLINE void tlb_insert_value(struct tlb *tlb, uint64_t gva, uint16_t pcid,
     uint64_t key = tlb_key(gva, size, global ? TLB_GLOBAL : pcid);
 
     tlb->large[gva >> 63][size] = true;
-    tlb_array_insert_value(&tlb->l1[size], index, key, value);
-    tlb_array_insert_value(size == 2 ? &tlb->l2_1g : &tlb->l2, index, key, value);
+    tlb->any_large[gva >> 63] |= size > 0;
+    *tlb_array_insert(&tlb->l1[size], index, key) = value;
+    *tlb_array_insert(size == 2 ? &tlb->l2_1g : &tlb->l2, index, key) = value;
+}
+/* The same for a page of 4 KiB in a plain TLB. */
+TLB_INLINE void tlb_insert_small(struct tlb *tlb, uint64_t gva, uint16_t pcid,
+                                 struct tlb_value value)
+{
+    bool global = value.word >> TLB_IS_GLOBAL & 1;
+    uint64_t index = tlb_index(gva, 0), key = tlb_key(gva, 0, global ? TLB_GLOBAL : pcid);
+
+    tlb->large[gva >> 63][0] = true;
+    *tlb_set_insert(&tlb->l1[0], index, key) = value;
+    *tlb_set_insert(&tlb->l2, index, key) = value;
 }
 
 /* Forget @gva in @pcid and as a global page, and all of @pcid's paging-structure entries:
@@ -154,10 +167,10 @@ TLB_INLINE unsigned tlb_table_find(struct tlb_array array[4], uint64_t address,
 
     for (unsigned i = 0; i < 4; i++, index >>= 9) {
         uint64_t key = index << 16 | TLB_VALID | tag;
-        int slot = tlb_array_slot(&array[i], index, key, key);
+        const struct tlb_value *to = tlb_array_value(&array[i], index, key, key);
 
-        if (slot >= 0) {
-            *table = array[i].to[slot];
+        if (to != NULL) {
+            *table = *to;
             return i + 2;
         }
     }
@@ -170,23 +183,26 @@ TLB_INLINE void tlb_table_fill(struct tlb_array array[4], uint64_t address, uint
 {
     uint64_t index = tlb_index(address, 1) >> (9 * (level - 2));
 
-    tlb_array_insert_value(&array[level - 2], index, index << 16 | TLB_VALID | tag,
-                           table);
+    *tlb_array_insert(&array[level - 2], index, index << 16 | TLB_VALID | tag) = table;
 }
 
 /* The nested leaf around @gpa; with @dirty only one that may be written without a walk. */
 bool tlb_nested_find(struct tlb *tlb, uint64_t gpa, bool dirty, struct tlb_nested *leaf);
 void tlb_nested_fill(struct tlb *tlb, uint64_t gpa, const struct tlb_nested *leaf);
 
-/* A reference to a table entry that is not in the first data cache: tlb_reference(). */
+/* The rest of tlb_reference(): where the line is not in the first cache of a plain model,
+ * and all of it for others. */
 void tlb_reference_rest(struct tlb *tlb, uint64_t line, uint64_t key);
+void tlb_reference_wide(struct tlb *tlb, uint64_t line, uint64_t key);
 
 /* One reference to a table entry goes to memory through the data caches, and fills them. */
 TLB_INLINE void tlb_reference(struct tlb *tlb, uint64_t address)
 {
     uint64_t line = address >> 6, key = line << 16 | TLB_VALID;
 
-    if (tlb_array_find(&tlb->line[0], line, key)) {
+    if (!tlb->plain) {
+        tlb_reference_wide(tlb, line, key);
+    } else if (tlb_set_find(&tlb->line[0], line, key)) {
         tlb->stats.line_hits[0]++;
     } else {
         tlb_reference_rest(tlb, line, key);

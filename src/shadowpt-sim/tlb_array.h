@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A set-associative array with true LRU, compact enough to be searched at every simulated
- * access: the parts of one set lie together, and its ways are compared at once. */
+ * access: all of one set lies together, and its ways are compared at once. */
 #ifndef SHADOWPT_SIM_TLB_ARRAY_H
 #define SHADOWPT_SIM_TLB_ARRAY_H
 
@@ -23,19 +23,26 @@ struct tlb_value {
 #define TLB_LANES                                                                        \
     16 /* tags compared by one instruction, and ways that fit in one order */
 
+/* Behind it: the keys of all ways (0: empty), then their values. */
+struct tlb_set {
+    uint8_t tag[TLB_LANES]; /* 8 bits of what the set's number does not say */
+    /* The ways, four bits each, the most recently used lowest. Empty ones are behind those
+     * in use. */
+    uint64_t order;
+    uint64_t unused;
+    uint64_t key[];
+};
+
 struct tlb_array {
     uint32_t mask, shift; /* sets - 1; log2 of sets */
-    uint32_t ways, lanes; /* lanes: ways rounded up to TLB_LANES */
+    uint32_t ways, last;  /* last: shift to the oldest in an order */
+    uint64_t stride;      /* bytes of a set with all that is behind it */
+    uint64_t values;      /* ... of these, in front of the values */
     uint64_t keep;        /* anded to keys; 0: there are no entries */
+    uint64_t inside;      /* the bits of an order that are in use */
     bool filled;          /* something was put in since all was cleared */
-    uint8_t *tag;         /* lanes a set: 8 bits of what the set does not say */
-    uint64_t *key;        /* lanes a set: all of it; 0: empty */
-    struct tlb_value *to; /* lanes a set; NULL in arrays that only say "here" */
-    /* The ways of a set, four bits each, the most recently used lowest. Empty ones are
-     * behind those in use. */
-    uint64_t *order, inside; /* inside: the bits of an order that are in use */
-    uint32_t last;           /* shift to the oldest's */
-    uint32_t *stamp, clock;  /* instead, where a set has more ways: when used last */
+    uint8_t *sets;
+    struct tlb_wide *wide; /* instead, where a set has more than TLB_LANES ways */
 };
 
 /* 0; -EINVAL: the number of sets is no power of two, or too large; -ENOMEM. */
@@ -46,9 +53,10 @@ void tlb_array_clear(struct tlb_array *array);
 void tlb_array_clear_matching(struct tlb_array *array, uint64_t mask, uint64_t match);
 /* Forget @key if it is there. */
 void tlb_array_forget(struct tlb_array *array, uint64_t index, uint64_t key);
-/* tlb_array_slot() and tlb_array_insert() for sets of more than TLB_LANES ways. */
-int tlb_wide_slot(struct tlb_array *array, uint64_t index, uint64_t key, uint64_t other);
-size_t tlb_wide_insert(struct tlb_array *array, uint64_t index, uint64_t key);
+/* tlb_array_value() and tlb_array_insert() for sets of more than TLB_LANES ways. */
+struct tlb_value *tlb_wide_value(struct tlb_array *array, uint64_t index, uint64_t key,
+                                 uint64_t other);
+struct tlb_value *tlb_wide_insert(struct tlb_array *array, uint64_t index, uint64_t key);
 
 /* Bit n: tag n is @wanted. */
 static inline unsigned tlb_tags_match(const uint8_t *tag, uint8_t wanted)
@@ -83,101 +91,107 @@ static inline unsigned tlb_order_shift(uint64_t order, unsigned way)
 
 static inline uint64_t tlb_order_front(uint64_t order, unsigned way)
 {
-    unsigned shift = tlb_order_shift(order, way);
-    uint64_t newer = ((uint64_t)1 << shift) - 1;
+    uint64_t up = (uint64_t)2 << (tlb_order_shift(order, way) + 3); /* the next nibble */
+    uint64_t here = up - 1;
 
-    return (order & ~(newer << 4 | 15)) | (order & newer) << 4 | way;
+    return (order & ~here) | ((order << 4 | way) & here);
 }
 
 /* ---- Entries of sets with at most TLB_LANES ways ---- */
 
 #define TLB_INLINE static inline __attribute__((always_inline))
 
-/* The slot (set * lanes + way) that holds @key, or @other; negative: none. */
-TLB_INLINE int tlb_set_find(const struct tlb_array *array, uint64_t index, uint64_t key,
-                            uint64_t other)
+TLB_INLINE struct tlb_set *tlb_set_at(const struct tlb_array *array, uint64_t index)
 {
-    size_t first = (size_t)(index & array->mask) * TLB_LANES;
-    unsigned found = tlb_tags_match(array->tag + first, (uint8_t)(index >> array->shift));
+    return (struct tlb_set *)(void *)(array->sets +
+                                      (index & array->mask) * array->stride);
+}
+
+TLB_INLINE struct tlb_value *tlb_set_value(const struct tlb_array *array,
+                                           struct tlb_set *set, unsigned way)
+{
+    return (struct tlb_value *)(void *)((uint8_t *)set + array->values) + way;
+}
+
+/* The way that holds @key, or @other; negative: none. */
+TLB_INLINE int tlb_set_way(const struct tlb_array *array, const struct tlb_set *set,
+                           uint64_t index, uint64_t key, uint64_t other)
+{
+    unsigned found = tlb_tags_match(set->tag, (uint8_t)(index >> array->shift));
 
     while (found != 0) {
-        size_t slot = first + (unsigned)__builtin_ctz(found);
-        uint64_t here = array->key[slot];
+        unsigned way = (unsigned)__builtin_ctz(found);
 
-        if (here == key || here == other) {
-            return (int)slot;
+        /* Lanes behind the ways match too, where the tag is 0. */
+        if (way < array->ways && (set->key[way] == key || set->key[way] == other)) {
+            return (int)way;
         }
         found &= found - 1;
     }
     return -1;
 }
 
-/* The same; it is then the set's most recently used. */
-TLB_INLINE int tlb_set_slot(struct tlb_array *array, uint64_t index, uint64_t key,
-                            uint64_t other)
+/* Whether it is there; it is then the set's most recently used. */
+TLB_INLINE bool tlb_set_find(struct tlb_array *array, uint64_t index, uint64_t key)
 {
-    int slot = tlb_set_find(array, index, key, other);
+    struct tlb_set *set = tlb_set_at(array, index);
+    int way = tlb_set_way(array, set, index, key, key);
 
-    if (slot >= 0) {
-        uint64_t *order = &array->order[(unsigned)slot / TLB_LANES];
-
-        *order = tlb_order_front(*order, (unsigned)slot % TLB_LANES);
+    if (way >= 0) {
+        set->order = tlb_order_front(set->order, (unsigned)way);
     }
-    return slot;
+    return way >= 0;
 }
 
-/* Put @key, which is not there, over the least recently used: the slot. */
-TLB_INLINE size_t tlb_set_insert(struct tlb_array *array, uint64_t index, uint64_t key)
+/* The same for arrays with values: the value, or NULL. */
+TLB_INLINE struct tlb_value *tlb_set_lookup(struct tlb_array *array, uint64_t index,
+                                            uint64_t key, uint64_t other)
 {
-    size_t set = (size_t)(index & array->mask), slot;
-    uint64_t order = array->order[set], inside = array->inside;
-    /* The oldest is the highest inside: all move up by one place. */
-    unsigned way = (unsigned)(order >> array->last) & 15;
+    struct tlb_set *set = tlb_set_at(array, index);
+    int way = tlb_set_way(array, set, index, key, other);
 
-    slot = set * TLB_LANES + way;
-    array->order[set] = ((order << 4 | way) & inside) | (order & ~inside);
-    array->tag[slot] = (uint8_t)(index >> array->shift);
-    array->key[slot] = key & array->keep;
+    if (way < 0) {
+        return NULL;
+    }
+    set->order = tlb_order_front(set->order, (unsigned)way);
+    return tlb_set_value(array, set, (unsigned)way);
+}
+
+/* Put @key, which is not there, over the least recently used: where its value is. */
+TLB_INLINE struct tlb_value *tlb_set_insert(struct tlb_array *array, uint64_t index,
+                                            uint64_t key)
+{
+    struct tlb_set *set = tlb_set_at(array, index);
+    /* The oldest is the highest inside: all move up by one place. */
+    unsigned way = (unsigned)(set->order >> array->last) & 15;
+
+    set->order = (set->order << 4 | way) & array->inside;
+    set->tag[way] = (uint8_t)(index >> array->shift);
+    set->key[way] = key & array->keep;
     array->filled = true;
-    return slot;
+    return tlb_set_value(array, set, way);
 }
 
 /* ---- Entries of any ---- */
 
-static inline int tlb_array_slot(struct tlb_array *array, uint64_t index, uint64_t key,
-                                 uint64_t other)
-{
-    return array->stamp == NULL ? tlb_set_slot(array, index, key, other)
-                                : tlb_wide_slot(array, index, key, other);
-}
-
-/* Whether it is there; it is then the set's most recently used. */
-static inline bool tlb_array_find(struct tlb_array *array, uint64_t index, uint64_t key)
-{
-    return tlb_array_slot(array, index, key, key) >= 0;
-}
-
-/* The same for arrays with values: the value, or NULL. */
 static inline struct tlb_value *tlb_array_value(struct tlb_array *array, uint64_t index,
                                                 uint64_t key, uint64_t other)
 {
-    int slot = tlb_array_slot(array, index, key, other);
-
-    return slot < 0 ? NULL : &array->to[slot];
+    return array->wide == NULL ? tlb_set_lookup(array, index, key, other)
+                               : tlb_wide_value(array, index, key, other);
 }
 
-/* Put @key, which is not there, over the least recently used: the slot of its value. */
-static inline size_t tlb_array_insert(struct tlb_array *array, uint64_t index,
-                                      uint64_t key)
+static inline bool tlb_array_find(struct tlb_array *array, uint64_t index, uint64_t key)
 {
-    return array->stamp == NULL ? tlb_set_insert(array, index, key)
-                                : tlb_wide_insert(array, index, key);
+    return array->wide == NULL ? tlb_set_find(array, index, key)
+                               : tlb_wide_value(array, index, key, key) != NULL;
 }
 
-static inline void tlb_array_insert_value(struct tlb_array *array, uint64_t index,
-                                          uint64_t key, struct tlb_value value)
+static inline struct tlb_value *tlb_array_insert(struct tlb_array *array, uint64_t index,
+                                                 uint64_t key)
 {
-    array->to[tlb_array_insert(array, index, key)] = value;
+    return array->wide == NULL ? tlb_set_insert(array, index, key)
+                               : tlb_wide_insert(array, index, key);
 }
 
 #endif
