@@ -333,7 +333,7 @@ static const char *stats_read(struct ptlog_reader *reader)
             return "impossible statistics";
         }
         for (size_t i = 0; i < length; i++) {
-            if (bytes[i] < ' ' || bytes[i] > '~') {
+            if (bytes[i] <= ' ' || bytes[i] > '~' || strchr("\"\\", bytes[i]) != NULL) {
                 return "impossible statistics";
             }
         }

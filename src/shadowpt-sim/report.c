@@ -193,7 +193,7 @@ void report_table(FILE *out, const struct sim_result *results, unsigned count)
 
 /* ---- For programs -------------------------------------------------------------------------- */
 
-void report_json(FILE *out, const struct sim_result *results, unsigned count)
+void report_json_begin(FILE *out, const struct sim_result *results, unsigned count)
 {
     struct values values;
 
@@ -216,7 +216,13 @@ void report_json(FILE *out, const struct sim_result *results, unsigned count)
         }
         fputs("}}", out);
     }
-    fputs("\n]}\n", out);
+    fputs("\n]", out);
+}
+
+void report_json(FILE *out, const struct sim_result *results, unsigned count)
+{
+    report_json_begin(out, results, count);
+    fputs("}\n", out);
 }
 
 void report_csv(FILE *out, const struct sim_result *results, unsigned count)

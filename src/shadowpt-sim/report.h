@@ -8,6 +8,8 @@
 #include <stdio.h>
 
 void report_table(FILE *out, const struct sim_result *results, unsigned count);
+/* report_json() without the closing brace, so that more members can follow. */
+void report_json_begin(FILE *out, const struct sim_result *results, unsigned count);
 void report_json(FILE *out, const struct sim_result *results, unsigned count);
 void report_csv(FILE *out, const struct sim_result *results, unsigned count);
 

@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 import unittest
+import zlib
 import xml.etree.ElementTree
 
 from launcher import SOURCE, main, run
@@ -151,7 +153,20 @@ class Mmu(unittest.TestCase):
         for configuration in report["configurations"]:
             self.assertEqual(configuration["table_stores"], 3)
             self.assertEqual(configuration["invlpgs"], 2)
+        self.assertEqual((report["log"]["stops"], report["log"]["invlpgs"]), (2, 2))
+        self.assertEqual(report["kvm_statistics"], {})
         self.assertIn("2 stops", self.ok("run", "--log", path, "--policy", "wp"))
+        for name, status in ((b"pf_fixed", 0), (b'a"b', 65)):
+            stat = struct.pack("<48sQ", name, 17)
+            head = struct.pack("<III", 4, len(stat), len(stat))
+            chunk = head + struct.pack("<I", zlib.crc32(head + stat)) + stat
+            with open(path, "wb") as out:
+                out.write(log[:-20] + chunk + log[-20:])  # in front of the end
+            result = run("mmu", "run", "--log", path, "--json", "--policy", "agile")
+            self.assertEqual(result.returncode, status, result.stderr)
+            if status == 0:
+                self.assertEqual(json.loads(result.stdout)["kvm_statistics"],
+                                 {"pf_fixed": {"kvm": 17, "shadow-agile": 2}})
         for size in (0, 8, 20, len(log) // 2, len(log) - 1):
             with open(path, "wb") as out:
                 out.write(log[:size])

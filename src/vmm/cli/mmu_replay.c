@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "shadowpt-sim/replay.h"
+#include "shadowpt-sim/report.h"
 #include "vmm/cli/exit_status.h"
 
 #define COMMAND "mmu run"
@@ -80,23 +81,30 @@ static const struct {
     { "invlpg", { SHADOW_EXIT_INVLPG }, 1 },
 };
 
+/* What the library counted for KVM's statistic @name. False: nothing like it. */
+static bool ours(const char *name, const struct sim_result *result, uint64_t *value)
+{
+    for (unsigned row = 0; row < ARRAY_SIZE(counted); row++) {
+        if (result->kind > SIM_NESTED && strcmp(counted[row].kvm, name) == 0) {
+            *value = 0;
+            for (unsigned n = 0; n < counted[row].count; n++) {
+                *value += result->shadow.count[counted[row].ours[n]];
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
 static void kvm_row(const char *name, uint64_t value, const struct sim_result *results,
                     unsigned count)
 {
-    printf("%-32s %14" PRIu64, name, value);
-    for (unsigned row = 0; row < ARRAY_SIZE(counted); row++) {
-        if (strcmp(counted[row].kvm, name) != 0) {
-            continue;
-        }
-        for (unsigned i = 0; i < count; i++) {
-            uint64_t ours = 0;
+    uint64_t own;
 
-            for (unsigned n = 0; n < counted[row].count; n++) {
-                ours += results[i].shadow.count[counted[row].ours[n]];
-            }
-            if (results[i].kind > SIM_NESTED) {
-                printf(" %14" PRIu64, ours);
-            }
+    printf("%-32s %14" PRIu64, name, value);
+    for (unsigned i = 0; i < count; i++) {
+        if (ours(name, &results[i], &own)) {
+            printf(" %14" PRIu64, own);
         }
     }
     putchar('\n');
@@ -124,6 +132,41 @@ static void kvm_report(const struct bench *bench, const struct sim_result *resul
     }
 }
 
+/* The same for programs, and what the log holds. */
+static void json_report(const struct bench *bench, const struct sim_result *results)
+{
+    unsigned count = 0;
+    const struct ptlog_stat *stats = ptlog_reader_stats(bench->reader, &count);
+    uint64_t own;
+
+    report_json_begin(stdout, results, bench->count);
+    if (bench->count > 0) {
+        const struct replay_counters *log = replay_counters(bench->replay[0]);
+
+        printf(",\n \"log\": {\"seconds\": %.3f, \"stops\": %" PRIu64
+               ", \"changes\": %" PRIu64 ", \"stores\": %" PRIu64
+               ", \"stores_unseen\": %" PRIu64 ", \"cr3_loads\": %" PRIu64
+               ", \"mode_changes\": %" PRIu64 ", \"invlpgs\": %" PRIu64
+               ", \"full_flushes\": %" PRIu64 ", \"accesses\": %" PRIu64
+               ", \"refused\": %" PRIu64 "}",
+               (double)bench->last_ns / 1e9, log->stops, log->changes, log->stores,
+               log->unseen, log->cr3_loads, log->mode_changes, log->invlpgs,
+               log->full_flushes, log->accesses, log->refused);
+    }
+    fputs(",\n \"kvm_statistics\": {", stdout);
+    for (unsigned n = 0; n < count; n++) {
+        printf("%s\n  \"%s\": {\"kvm\": %" PRIu64, n > 0 ? "," : "", stats[n].name,
+               stats[n].value);
+        for (unsigned i = 0; i < bench->count; i++) {
+            if (ours(stats[n].name, &results[i], &own)) {
+                printf(", \"%s\": %" PRIu64, sim_kind_name(results[i].kind), own);
+            }
+        }
+        putchar('}');
+    }
+    puts("}}");
+}
+
 static void bench_report(const struct bench *bench, const struct mmu_replay *options)
 {
     struct sim_result results[KINDS];
@@ -143,6 +186,10 @@ static void bench_report(const struct bench *bench, const struct mmu_replay *opt
                log->unseen, log->cr3_loads, log->mode_changes, log->invlpgs,
                log->full_flushes, log->accesses,
                log->refused > 0 ? " (some registers were impossible)" : "");
+    }
+    if (options->json) {
+        json_report(bench, results);
+        return;
     }
     options->report(stdout, results, bench->count);
     if (!options->quiet) {

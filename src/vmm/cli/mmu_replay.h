@@ -15,6 +15,7 @@ struct mmu_replay {
     const struct sim_config *config; /* costs, host pages, shadow pages */
     const bool *only;                /* by sim_kind; NULL: all */
     void (*report)(FILE *out, const struct sim_result *results, unsigned count);
+    bool json;  /* instead, with the log's own members and KVM's statistics */
     bool quiet; /* no account of the log itself */
 };
 

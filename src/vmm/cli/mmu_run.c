@@ -322,9 +322,8 @@ static int run_log(const struct run_options *options)
         .log = options->log,
         .config = &options->config,
         .only = options->some ? options->only : NULL,
-        .report = options->format == FORMAT_JSON  ? report_json
-                  : options->format == FORMAT_CSV ? report_csv
-                                                  : report_table,
+        .json = options->format == FORMAT_JSON,
+        .report = options->format == FORMAT_CSV ? report_csv : report_table,
         .quiet = options->quiet || options->format != FORMAT_TABLE,
     };
 
