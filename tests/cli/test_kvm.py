@@ -136,6 +136,18 @@ class Guests(unittest.TestCase):
             os.kill(pid, number)
             self.assert_ends(terminal, 128 + number)
 
+    def test_terminal_closed(self):
+        """A closed window ends the run, also under a shell that ignores SIGHUP: no one else
+        gets it then."""
+        terminal, launcher_pid = self.terminal()
+        os.close(terminal.master)
+        end = time.monotonic() + launcher.PATIENCE
+        while os.waitpid(terminal.pid, os.WNOHANG)[0] == 0:
+            if time.monotonic() > end:
+                os.kill(launcher_pid, signal.SIGKILL)
+                self.fail("it goes on without its terminal")
+            time.sleep(0.05)
+
     def test_terminal_ctrl_c(self):
         terminal, _ = self.terminal()
         terminal.write(b"\x03")

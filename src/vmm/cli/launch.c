@@ -31,6 +31,7 @@ struct launch {
     bool terminal;
     int stop_signal;     /* the first that asked for an end; 0: none */
     unsigned stop_asked; /* how often */
+    bool hung_up;        /* the terminal has, and SIGHUP may still come */
     uint64_t grace_end;  /* when patience ends; 0: no limit */
 };
 
@@ -224,6 +225,8 @@ static void take_signal(struct launch *launch)
         suspend(launch);
     } else if (info.ssi_signo == SIGWINCH) {
         console_io_resized(&launch->console);
+    } else if (info.ssi_signo == SIGHUP && launch->hung_up) {
+        launch->hung_up = false; /* this tells of the same */
     } else {
         stop_request(launch, (int)info.ssi_signo, false);
     }
@@ -269,6 +272,11 @@ static bool turn(struct launch *launch, int vm_fd, int timeout)
     }
     if (launch->console.broken && launch->stop_asked == 0) {
         stop_request(launch, SIGPIPE, true);
+    }
+    /* The kernel tells a closed terminal's session leader, who may keep it to himself. */
+    if (launch->terminal && (fds[4].revents & POLLHUP) != 0 && launch->stop_asked == 0) {
+        launch->hung_up = true;
+        stop_request(launch, SIGHUP, false);
     }
     if (vm_fd >= 0) {
         console_io_pump(&launch->console, fds[4].revents != 0);
