@@ -20,29 +20,50 @@ static uint32_t pit_read(void)
     return 0xffff - (low | (uint32_t)in8(PIT_PORT) << 8);
 }
 
+struct stamp {
+    uint64_t tsc;
+    uint32_t count;
+};
+
+/* Both clocks at one time: this processor may be taken away between two reads, for long, so
+ * it is the closest pair of several. */
+static struct stamp stamp(uint32_t (*read)(void))
+{
+    struct stamp best = { 0 };
+    uint64_t closest = UINT64_MAX;
+    unsigned i;
+
+    for (i = 0; i < 8; i++) {
+        uint64_t before = tsc_read();
+        uint32_t count = read();
+        uint64_t apart = tsc_read() - before;
+
+        if (apart < closest) {
+            closest = apart;
+            best.tsc = before + apart / 2;
+            best.count = count;
+        }
+    }
+    return best;
+}
+
 static uint64_t measure(uint32_t (*read)(void), uint32_t mask, uint32_t hz)
 {
-    uint64_t from = tsc_read(), begin = 0, ticks, end;
-    uint32_t last = read(), now, i;
+    struct stamp first = stamp(read), last;
+    uint32_t seen = first.count, now, still = 0;
+    uint64_t ticks = 0;
 
-    /* Start at a change of the counter, so that a tick's length is not part of the error.
-     */
-    for (i = 0; i < 1000 && begin == 0; i++) {
+    while (ticks < hz / 50) {
         now = read();
-        if (now != last)
-            begin = tsc_read();
-        last = now;
+        still = now == seen ? still + 1 : 0;
+        if (still == 10000)
+            return 0; /* it does not count */
+        ticks += (now - seen) & mask;
+        seen = now;
     }
-    if (!begin)
-        return 0;
-    for (ticks = 0; ticks < hz / 50; last = now) {
-        now = read();
-        end = tsc_read();
-        ticks += (now - last) & mask;
-        if (now == last && end - from > 100000000000ull)
-            return 0; /* it stands still */
-    }
-    return (end - begin) * hz / ticks;
+    last = stamp(read);
+    ticks += (last.count - seen) & mask;
+    return (last.tsc - first.tsc) * hz / ticks;
 }
 
 bool pit_present(void)
