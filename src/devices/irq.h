@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Interrupts as devices see them: a line (level or edge into the irqchip) or a message
- * (MSI). The irqchip itself is KVM's (src/vmm/kvm.c) or a fake in unit tests.
+ * (MSI). The irqchip itself is KVM's (src/vmm/kvm/kvm.c) or a fake in unit tests.
  *
  * Threads: everything here may be called from any thread.
  */

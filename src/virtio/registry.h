@@ -9,7 +9,7 @@
 
 #include <umbra/umbra.h>
 
-#include "devices/char_end.h"
+#include "backend/chardev/char_end.h"
 #include "devices/device.h"
 #include "virtio/virtio.h"
 

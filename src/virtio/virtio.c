@@ -14,7 +14,7 @@
 
 #include "base/event_fd.h"
 #include "base/util.h"
-#include "virtio/virtio_faults.h"
+#include "virtio/faults.h"
 
 static void queue_defaults(struct virtio_queue *queue)
 {

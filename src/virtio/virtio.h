@@ -3,7 +3,7 @@
  * The virtio device contract (virtio 1.2, chapters 2 and 3). A device is one file:
  * private state that begins with a `struct virtio_device`, a `static const struct
  * virtio_device_facts`, and a create function in virtio/registry.h. What it is is data;
- * how it behaves is ops. A transport (virtio_pci.c, virtio_mmio.c) owns it and drives it
+ * how it behaves is ops. A transport (virtio/transport/pci.c, virtio/transport/mmio.c) owns it and drives it
  * through the second half of this header.
  *
  * Locks and threads. Every virtio device has its own lock, which the transport and the
@@ -30,9 +30,9 @@
 #include <stdint.h>
 
 #include "devices/device.h"
-#include "devices/loop.h"
-#include "virtio/virtio_stats.h"
-#include "virtio/virtqueue.h"
+#include "loop/loop.h"
+#include "virtio/stats.h"
+#include "virtio/virtqueue/virtqueue.h"
 
 enum { VIRTIO_MAX_QUEUES = 1024, VIRTIO_MAX_CONFIG = 256, VIRTIO_NO_VECTOR = 0xffff };
 

@@ -12,7 +12,7 @@
 
 #include "guests/paging.h"
 #include "shadowpt-sim/image.h"
-#include "shadowpt-sim/shadow.h"
+#include "shadowpt-sim/shadow/shadow.h"
 
 enum { RAM_BYTES = 64 << 20, SHOWN = 12 };
 

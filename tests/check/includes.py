@@ -35,8 +35,8 @@ def layer_of(path):
 def check_include(name, layer, quote, target, src):
     """The complaint about one include, or None."""
     if target in ("linux/kvm.h", "asm/kvm.h", "asm/kvm_para.h"):
-        if layer != "vcpu" and name != "vmm/kvm.c":
-            return f"<{target}> belongs to vcpu/ and vmm/kvm.c only"
+        if layer != "vcpu" and name != "vmm/kvm/kvm.c":
+            return f"<{target}> belongs to vcpu/ and vmm/kvm/kvm.c only"
         return None
     if quote == "<":
         if target.startswith("umbra/") and target != "umbra/umbra.h":
@@ -85,17 +85,17 @@ def self_test():
         "src/base/a.h": "", "src/memory/m.h": '#include "base/a.h"',
         "src/devices/d.h": '#include "memory/m.h"', "src/virtio/v.h": '#include "devices/d.h"',
         "src/vcpu/c.h": '#include <linux/kvm.h>\n#include "devices/d.h"',
-        "src/vmm/vm.h": '#include "vcpu/c.h"\n#include "virtio/v.h"',
-        "src/vmm/kvm.c": "#include <linux/kvm.h>", "src/vmm/cli/x.h": "",
+        "src/vmm/vm/vm.h": '#include "vcpu/c.h"\n#include "virtio/v.h"',
+        "src/vmm/kvm/kvm.c": "#include <linux/kvm.h>", "src/vmm/cli/x.h": "",
         "src/shadowpt-sim/s.h": '#include "memory/m.h"',
-        "src/vmm/cli/mmu_run.c": '#include "shadowpt-sim/s.h"\n#include "vmm/cli/x.h"',
+        "src/vmm/cli/mmu/run.c": '#include "shadowpt-sim/s.h"\n#include "vmm/cli/x.h"',
         "src/vmm/cli/main.c": "#include <umbra/umbra.h>",
         "include/umbra/umbra.h": "#include <stdint.h>",
     }
     bad = [
         ("src/base/b.c", '#include "memory/m.h"'), ("src/memory/n.c", '#include "devices/d.h"'),
         ("src/devices/e.c", '#include "virtio/v.h"'), ("src/virtio/w.c", '#include "vcpu/c.h"'),
-        ("src/vcpu/r.c", '# include  "virtio/v.h"'), ("src/vcpu/s.c", '#include "vmm/vm.h"'),
+        ("src/vcpu/r.c", '# include  "virtio/v.h"'), ("src/vcpu/s.c", '#include "vmm/vm/vm.h"'),
         ("src/vmm/t.c", '#include "vmm/cli/x.h"'), ("src/vmm/u.c", "#include <linux/kvm.h>"),
         ("src/memory/k.c", "#include <linux/kvm.h>"), ("src/vmm/cli/y.c", '#include "base/a.h"'),
         ("src/vmm/cli/run.c", '#include "shadowpt-sim/s.h"'),

@@ -8,7 +8,7 @@
 #include <zlib.h>
 
 #include "fuzz.h"
-#include "shadowpt-sim/replay.h"
+#include "shadowpt-sim/trace/replay.h"
 
 enum { MAX_STOPS = 8, MAX_CHANGES = 4096 };
 

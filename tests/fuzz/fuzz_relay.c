@@ -7,7 +7,7 @@
 
 #include "fuzz.h"
 #include "unit/virtqueue_driver.h"
-#include "virtio/relay.h"
+#include "virtio/vhost/relay.h"
 
 enum { QUEUE = 16, RAM = 1 << 18, RINGS = 0x1000, BUFFERS = 0x20000, TOKENS = 4096 };
 

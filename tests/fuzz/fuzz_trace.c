@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "fuzz.h"
-#include "shadowpt-sim/trace.h"
+#include "shadowpt-sim/trace/trace.h"
 
 enum { BATCH = 512, MOST_EVENTS = 2000, MOST_PAGES = 2048 };
 

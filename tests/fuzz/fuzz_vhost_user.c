@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "fuzz.h"
-#include "virtio/vhost_user.h"
+#include "virtio/vhost/user.h"
 
 enum { INPUT_MAX = 32 << 10, CONFIG_SIZE = 60 };
 

@@ -10,8 +10,8 @@
 
 #include "fuzz.h"
 #include "unit/mmio_driver.h"
-#include "virtio/balloon.h"
-#include "virtio/transport.h"
+#include "virtio/balloon/balloon.h"
+#include "virtio/transport/transport.h"
 
 enum {
     PAGE = 4096,

@@ -10,10 +10,10 @@
 
 #include <linux/virtio_blk.h>
 
+#include "backend/disk/overlay.h"
 #include "unit/mmio_driver.h"
-#include "virtio/disk_overlay.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 #include "virtqueue_fuzz.h"
 
 enum { QUEUE = 16, DISK = 1 << 16 };

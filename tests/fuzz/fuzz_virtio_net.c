@@ -14,11 +14,11 @@
 
 #include <linux/virtio_net.h>
 
-#include "devices/loop.h"
+#include "backend/net/net.h"
+#include "loop/loop.h"
 #include "unit/mmio_driver.h"
-#include "virtio/net_backend.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 #include "virtqueue_fuzz.h"
 
 enum {

@@ -11,11 +11,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "devices/loop_parts.h"
+#include "loop/parts.h"
 #include "unit/mmio_driver.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
-#include "virtio/vsock.h"
+#include "virtio/transport/transport.h"
+#include "virtio/vsock/vsock.h"
 #include "virtqueue_fuzz.h"
 
 enum {

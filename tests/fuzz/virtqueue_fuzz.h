@@ -12,7 +12,7 @@
 
 #include "fuzz.h"
 #include "memory/guest_mem.h"
-#include "virtio/virtqueue.h"
+#include "virtio/virtqueue/virtqueue.h"
 
 enum {
     FUZZ_RAM = 0x4000,

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vmm/config.h"
+#include "vmm/config/config.h"
 
 /* A config of the defaults. */
 static inline struct umbra_config *config_defaults(void)

@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backend/disk/overlay.h"
 #include "base/util.h"
-#include "virtio/disk_overlay.h"
 
 enum { SIZE = 1 << 20, DEPTH = 16, LONGEST = 40 * 1024 };
 

@@ -19,7 +19,7 @@
 #include "devices/bus.h"
 #include "devices/device.h"
 #include "devices/irq.h"
-#include "devices/loop.h"
+#include "loop/loop.h"
 
 enum { FAKE_MSI_COUNT = 64, FAKE_ROUTE_COUNT = 64 };
 

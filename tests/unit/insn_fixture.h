@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A processor and its memory made of plain arrays, for the tests of vcpu/x86_64/insn.h.
+/* A processor and its memory made of plain arrays, for the tests of vcpu/x86_64/insn/insn.h.
  */
 #ifndef TESTS_UNIT_INSN_FIXTURE_H
 #define TESTS_UNIT_INSN_FIXTURE_H
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 
 #include "base/util.h"
-#include "vcpu/x86_64/insn.h"
+#include "vcpu/x86_64/insn/insn.h"
 
 #define GUEST_BASE   UINT64_C(0x100000) /* linear address of guest.memory */
 #define GUEST_SIZE   0x8000

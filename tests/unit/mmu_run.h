@@ -5,7 +5,7 @@
 #define TESTS_UNIT_MMU_RUN_H
 
 #include "mmu_world.h"
-#include "shadowpt-sim/shadow_internal.h"
+#include "shadowpt-sim/shadow/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>

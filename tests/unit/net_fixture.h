@@ -23,12 +23,12 @@
 
 #include <linux/virtio_net.h>
 
+#include "backend/net/net.h"
 #include "base/state.h"
 #include "base/util.h"
 #include "unit/mmio_driver.h"
-#include "virtio/net_backend.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum { RAM = 8 << 20, BUFFERS = 4 << 20, QUEUE = 64, STRIDE = 4096 };
 

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 #include <stdlib.h>
 
-#include "vmm/adapt.h"
+#include "vmm/boot/adapt.h"
 
 #define CLEARED "smap,smep,popcnt,cx16,erms,fsrm,invpcid,pcid,fsgsbase,rdpid,umip"
 #define BLACKLIST                                                                        \

@@ -13,7 +13,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-#include "devices/char_end.h"
+#include "backend/chardev/char_end.h"
 
 struct fixture {
     struct fake_env fake;

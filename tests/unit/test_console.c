@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/util.h"
-#include "vmm/console.h"
+#include "vmm/machine/console.h"
 
 static void say(struct console *console, const char *text)
 {

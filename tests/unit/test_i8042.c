@@ -2,7 +2,7 @@
 /* devices/i8042: what Linux's i8042 and atkbd do to it, keys in both scan sets, resets. */
 #include "fake_env.h"
 
-#include "devices/i8042.h"
+#include "devices/board/i8042.h"
 
 struct fixture {
     struct fake_env fake;

@@ -11,8 +11,8 @@
 #include <stdlib.h>
 
 #include "mmu_world.h"
-#include "shadowpt-sim/replay.h"
-#include "shadowpt-sim/space.h"
+#include "shadowpt-sim/shadow/space.h"
+#include "shadowpt-sim/trace/replay.h"
 
 enum { FRAMES = 128, TABLE_BASE = 0x200000 };
 

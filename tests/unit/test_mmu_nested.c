@@ -10,7 +10,7 @@
 #include <inttypes.h>
 
 #include "mmu_world.h"
-#include "shadowpt-sim/nested.h"
+#include "shadowpt-sim/nested/nested.h"
 
 static struct world world;
 

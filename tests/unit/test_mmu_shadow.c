@@ -11,7 +11,7 @@
 #include <inttypes.h>
 
 #include "mmu_world.h"
-#include "shadowpt-sim/shadow_internal.h"
+#include "shadowpt-sim/shadow/internal.h"
 
 /* ---- A guest with one address space ------------------------------------------------------------ */
 

@@ -9,9 +9,9 @@
 
 #include <cmocka.h>
 
-#include "shadowpt-sim/generate.h"
-#include "shadowpt-sim/report.h"
-#include "shadowpt-sim/trace.h"
+#include "shadowpt-sim/sim/report.h"
+#include "shadowpt-sim/trace/generate.h"
+#include "shadowpt-sim/trace/trace.h"
 
 #define BATCH 1024
 

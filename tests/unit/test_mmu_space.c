@@ -11,7 +11,7 @@
 
 #include "mmu_world.h"
 #include "shadowpt-sim/image.h"
-#include "shadowpt-sim/space.h"
+#include "shadowpt-sim/shadow/space.h"
 
 /* ---- Random tables: the walk of all tables and the walk of one address agree ---------------- */
 

@@ -9,8 +9,8 @@
 
 #include <cmocka.h>
 
-#include "shadowpt-sim/cost.h"
-#include "shadowpt-sim/tlb.h"
+#include "shadowpt-sim/sim/cost.h"
+#include "shadowpt-sim/tlb/tlb.h"
 
 #define PAGE(n) ((uint64_t)(n) << 12)
 

@@ -18,8 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "backend/disk/disk.h"
 #include "base/util.h"
-#include "virtio/disk.h"
 
 /* ---- A server (the NBD protocol: fixed newstyle, simple replies) ---------------------------- */
 

@@ -15,11 +15,11 @@
 
 #include <linux/virtio_net.h>
 
+#include "backend/net/net.h"
 #include "base/util.h"
 #include "unit/mmio_driver.h"
-#include "virtio/net_backend.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum {
     RAM = 8 << 20,

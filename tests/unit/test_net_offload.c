@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/net/offload.h"
 #include "base/util.h"
-#include "virtio/net_offload.h"
 
 enum { TCP_HEADER = 32 };
 

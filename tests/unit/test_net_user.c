@@ -21,8 +21,8 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
+#include "backend/net/net.h"
 #include "base/util.h"
-#include "virtio/net_backend.h"
 
 enum { PATIENCE_MS = 10000, PAYLOAD = NET_HEADER + ETH_HLEN };
 

@@ -6,7 +6,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "devices/pci.h"
+#include "devices/pci/pci.h"
 
 #define ECAM UINT64_C(0xe0000000)
 

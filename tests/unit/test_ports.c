@@ -2,12 +2,12 @@
 /* The small ports: debug console, debug exit, pvpanic, reset, and ACPI fixed hardware. */
 #include "fake_env.h"
 
-#include "devices/acpi_pm.h"
-#include "devices/debug_exit.h"
-#include "devices/debugcon.h"
-#include "devices/pci.h"
-#include "devices/pvpanic.h"
-#include "devices/reset_port.h"
+#include "devices/board/acpi_pm.h"
+#include "devices/board/debug_exit.h"
+#include "devices/board/debugcon.h"
+#include "devices/board/pvpanic.h"
+#include "devices/board/reset_port.h"
+#include "devices/pci/pci.h"
 
 static char output[64];
 static size_t output_length;

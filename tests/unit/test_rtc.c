@@ -4,7 +4,7 @@
 
 #include <time.h>
 
-#include "devices/rtc.h"
+#include "devices/board/rtc.h"
 
 #define SECOND UINT64_C(1000000000)
 /* 2026-11-21 03:04:05.25 UTC, a Saturday */

@@ -16,9 +16,9 @@
 
 #include "base/util.h"
 #include "symbol_images.h"
+#include "vmm/debug/unwind.h"
 #include "vmm/symbols/file.h"
 #include "vmm/symbols/kallsyms.h"
-#include "vmm/unwind.h"
 
 /* ---- The table --------------------------------------------------------------------------------- */
 

@@ -17,7 +17,7 @@
 #include "unit/fake_env.h"
 #include "unit/mmio_driver.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum {
     ROM = 0xe0000,

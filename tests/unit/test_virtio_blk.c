@@ -14,13 +14,13 @@
 
 #include <linux/virtio_blk.h>
 
+#include "backend/disk/disk.h"
 #include "base/state.h"
 #include "base/util.h"
 #include "unit/dirty_pages.h"
 #include "unit/mmio_driver.h"
-#include "virtio/disk.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum {
     RAM = 8 << 20,

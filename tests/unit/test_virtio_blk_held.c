@@ -14,11 +14,11 @@
 
 #include <linux/virtio_blk.h>
 
+#include "backend/disk/disk.h"
 #include "base/util.h"
 #include "unit/mmio_driver.h"
-#include "virtio/disk.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum {
     RAM = 8 << 20,

@@ -16,7 +16,7 @@
 #include "unit/fake_env.h"
 #include "unit/mmio_driver.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum {
     RAM = 8 << 20,

@@ -9,11 +9,11 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 
-#include "devices/pci.h"
+#include "devices/pci/pci.h"
 #include "memory/guest_mem.h"
 #include "unit/virtqueue_driver.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 #define ECAM   UINT64_C(0xe0000000)
 #define MMIO64 UINT64_C(0x800000000)

@@ -15,8 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "virtio/vhost_user.h"
-#include "virtio/virtiofsd.h"
+#include "virtio/fs/virtiofsd.h"
+#include "virtio/vhost/user.h"
 
 static char folder[64];
 

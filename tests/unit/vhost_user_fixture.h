@@ -19,8 +19,8 @@
 #include "unit/mmio_driver.h"
 #include "unit/vhost_user_peer.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
-#include "virtio/vhost_user.h"
+#include "virtio/transport/transport.h"
+#include "virtio/vhost/user.h"
 
 enum { RAM = 4 << 20, BUFFERS = 1 << 20, STRIDE = 8192, QUEUE = 64, REQUESTS = 48 };
 

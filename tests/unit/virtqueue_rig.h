@@ -4,7 +4,7 @@
 #define UNIT_VIRTQUEUE_RIG_H
 
 #include "unit/virtqueue_driver.h"
-#include "virtio/virtqueue.h"
+#include "virtio/virtqueue/virtqueue.h"
 
 enum { RAM = 16 << 20, BUFFERS = 8 << 20, TABLES = 4 << 20, TABLE_SIZE = 64 * 16 };
 

@@ -22,7 +22,7 @@
 #include "base/util.h"
 #include "unit/mmio_driver.h"
 #include "virtio/registry.h"
-#include "virtio/transport.h"
+#include "virtio/transport/transport.h"
 
 enum {
     RAM = 16 << 20,

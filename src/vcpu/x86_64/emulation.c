@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Instructions that KVM's emulator gave up on: completed by insn.c on the vCPU's state. */
+/* Instructions that KVM's emulator gave up on: completed by vcpu/x86_64/insn/insn.c on the vCPU's state. */
 #include "vcpu/x86_64/emulation.h"
 
 #include <errno.h>
@@ -13,7 +13,7 @@
 
 #include "base/error.h"
 #include "base/util.h"
-#include "vcpu/x86_64/insn.h"
+#include "vcpu/x86_64/insn/insn.h"
 #include "vcpu/x86_64/state.h"
 #include "vcpu/x86_64/walk.h"
 #include "vcpu/x86_64/x86.h"
@@ -48,7 +48,7 @@ struct emulation {
     unsigned failures;
 };
 
-/* ---- The vCPU as insn.h sees it ---- */
+/* ---- The vCPU as vcpu/x86_64/insn/insn.h sees it ---- */
 
 static int emulation_read(void *context, uint64_t address, void *buffer, size_t size,
                           enum insn_access access, struct insn_fault *fault)

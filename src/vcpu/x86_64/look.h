@@ -6,7 +6,7 @@
 #include <linux/kvm.h>
 
 #include "vcpu/vcpu.h"
-#include "vcpu/x86_64/insn.h"
+#include "vcpu/x86_64/insn/insn.h"
 
 struct vcpu_look {
     struct guest_mem *mem;

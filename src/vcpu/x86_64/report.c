@@ -8,7 +8,7 @@
 
 #include "base/util.h"
 #include "memory/guest_mem.h"
-#include "vcpu/x86_64/insn.h"
+#include "vcpu/x86_64/insn/insn.h"
 #include "vcpu/x86_64/look.h"
 #include "vcpu/x86_64/report_state.h"
 #include "vcpu/x86_64/walk.h"

@@ -4,7 +4,7 @@
 #define VCPU_X86_64_WALK_H
 
 #include "memory/guest_mem.h"
-#include "vcpu/x86_64/insn.h"
+#include "vcpu/x86_64/insn/insn.h"
 
 /*
  * Translate linear @address for @access as @cpu would, setting accessed and dirty bits.

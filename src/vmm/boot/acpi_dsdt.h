@@ -3,7 +3,7 @@
 #ifndef VMM_BOOT_ACPI_DSDT_H
 #define VMM_BOOT_ACPI_DSDT_H
 
-#include "vmm/board.h"
+#include "vmm/board/board.h"
 #include "vmm/boot/aml.h"
 
 void acpi_dsdt_build(const struct board *board, struct aml *aml);

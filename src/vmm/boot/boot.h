@@ -15,7 +15,7 @@
 
 #include "base/log.h"
 #include "memory/guest_mem.h"
-#include "vmm/board.h"
+#include "vmm/board/board.h"
 
 enum boot_image_kind {
     BOOT_IMAGE_BZIMAGE,

@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "base/util.h"
+#include "vmm/board/memory_map.h"
 #include "vmm/boot/boot.h"
-#include "vmm/boot/memory_map.h"
 
 enum {
     FDT_BLOB_MAX = 1 << 20,

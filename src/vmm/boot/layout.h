@@ -7,7 +7,7 @@
 #define VMM_BOOT_LAYOUT_H
 
 #include "memory/guest_mem.h"
-#include "vmm/boot/memory_map.h"
+#include "vmm/board/memory_map.h"
 
 enum { LAYOUT_MAX_CLAIMS = 64 };
 
