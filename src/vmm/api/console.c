@@ -19,25 +19,6 @@ static void vm_console_output(void *context, const void *bytes, size_t length)
     callback_leave(&frame);
 }
 
-struct console *vm_console(struct umbra_vm *vm, unsigned port)
-{
-    bool there = port < MACHINE_SERIAL_PORTS
-                     ? port < vm->config->serial_count
-                     : port - MACHINE_SERIAL_PORTS < vm->config->console_count;
-
-    return there ? &vm->machine.consoles[port] : NULL;
-}
-
-const char *vm_console_name(const struct umbra_vm *vm, unsigned port)
-{
-    static const char *const serial[MACHINE_SERIAL_PORTS] = { "com1", "com2", "com3",
-                                                              "com4" };
-
-    return port < MACHINE_SERIAL_PORTS
-               ? serial[port]
-               : vm->config->consoles[port - MACHINE_SERIAL_PORTS].name;
-}
-
 int umbra_console_find(struct umbra_vm *vm, const char *name, unsigned *port,
                        struct umbra_error *error)
 {

@@ -13,14 +13,22 @@
 
 enum { MSR_KINDS = UMBRA_MSR_READ | UMBRA_MSR_WRITE, MSR_FILTER_MAX = 16 };
 
-void hooks_init(struct hooks *hooks)
+struct hooks *hooks_create(void)
 {
-    pthread_rwlock_init(&hooks->lock, NULL);
+    struct hooks *hooks = calloc(1, sizeof(*hooks));
+
+    if (hooks != NULL) {
+        pthread_rwlock_init(&hooks->lock, NULL);
+    }
+    return hooks;
 }
 
-void hooks_fini(struct hooks *hooks)
+void hooks_destroy(struct hooks *hooks)
 {
-    pthread_rwlock_destroy(&hooks->lock);
+    if (hooks != NULL) {
+        pthread_rwlock_destroy(&hooks->lock);
+        free(hooks);
+    }
 }
 
 /* Ask the hooks from the latest to the first. The caller holds the lock for reading. */
@@ -62,11 +70,11 @@ bool hooks_access(void *context, struct vcpu *vcpu, enum exit_key_kind kind,
     enum umbra_hook_verdict verdict;
     struct callback_frame frame;
 
-    pthread_rwlock_rdlock(&vm->hooks.lock);
+    pthread_rwlock_rdlock(&vm->hooks->lock);
     callback_enter(&frame, vm);
-    verdict = hooks_ask(&vm->hooks, &access);
+    verdict = hooks_ask(vm->hooks, &access);
     callback_leave(&frame);
-    pthread_rwlock_unlock(&vm->hooks.lock);
+    pthread_rwlock_unlock(&vm->hooks->lock);
     *value = access.value;
     *fault = verdict == UMBRA_HOOK_FAULT;
     return verdict != UMBRA_HOOK_PASS;
@@ -78,8 +86,8 @@ static int hooks_filter_msrs(struct umbra_vm *vm)
     uint32_t list[MSR_FILTER_MAX];
     unsigned count = 0;
 
-    for (unsigned i = 0; i < vm->hooks.count; i++) {
-        const struct hook *hook = &vm->hooks.list[i];
+    for (unsigned i = 0; i < vm->hooks->count; i++) {
+        const struct hook *hook = &vm->hooks->list[i];
 
         for (uint64_t n = 0; (hook->kinds & MSR_KINDS) && n < hook->length; n++) {
             if (count == MSR_FILTER_MAX) {
@@ -94,7 +102,7 @@ static int hooks_filter_msrs(struct umbra_vm *vm)
 static int hook_insert(struct umbra_vm *vm, const struct hook *hook, uint32_t *id,
                        struct umbra_error *error)
 {
-    struct hooks *hooks = &vm->hooks;
+    struct hooks *hooks = vm->hooks;
     int ret = 0;
 
     pthread_rwlock_wrlock(&hooks->lock);
@@ -151,7 +159,7 @@ int umbra_hook_add(struct umbra_vm *vm, unsigned kinds, uint64_t base, uint64_t 
 
 static bool hook_take_away(struct umbra_vm *vm, uint32_t id)
 {
-    struct hooks *hooks = &vm->hooks;
+    struct hooks *hooks = vm->hooks;
     unsigned at = 0;
 
     while (at < hooks->count && hooks->list[at].id != id) {
@@ -174,8 +182,8 @@ static void hooks_count_events(struct umbra_vm *vm)
 {
     unsigned wanted = 0;
 
-    for (unsigned i = 0; i < vm->hooks.event_count; i++) {
-        wanted |= vm->hooks.events[i].kinds;
+    for (unsigned i = 0; i < vm->hooks->event_count; i++) {
+        wanted |= vm->hooks->events[i].kinds;
     }
     atomic_store_explicit(&vm->machine.observer.wanted, wanted,
                           memory_order_release); /* pairs with device_tell() */
@@ -183,7 +191,7 @@ static void hooks_count_events(struct umbra_vm *vm)
 
 static bool event_hook_take_away(struct umbra_vm *vm, uint32_t id)
 {
-    struct hooks *hooks = &vm->hooks;
+    struct hooks *hooks = vm->hooks;
     unsigned at = 0;
 
     while (at < hooks->event_count && hooks->events[at].id != id) {
@@ -207,9 +215,9 @@ int umbra_hook_remove(struct umbra_vm *vm, uint32_t id, struct umbra_error *erro
     if (ret != 0) {
         return ret;
     }
-    pthread_rwlock_wrlock(&vm->hooks.lock);
+    pthread_rwlock_wrlock(&vm->hooks->lock);
     found = hook_take_away(vm, id) || event_hook_take_away(vm, id);
-    pthread_rwlock_unlock(&vm->hooks.lock);
+    pthread_rwlock_unlock(&vm->hooks->lock);
     return found ? 0
                  : error_set(error, UMBRA_ERROR_USAGE, ENOENT,
                              "umbra_hook_remove: there is no hook %" PRIu32, id);
@@ -222,10 +230,10 @@ void hooks_observe(void *context, const struct umbra_event *event)
     struct umbra_vm *vm = context;
     struct callback_frame frame;
 
-    pthread_rwlock_rdlock(&vm->hooks.lock);
+    pthread_rwlock_rdlock(&vm->hooks->lock);
     callback_enter(&frame, vm);
-    for (unsigned i = 0; i < vm->hooks.event_count; i++) {
-        const struct event_hook *hook = &vm->hooks.events[i];
+    for (unsigned i = 0; i < vm->hooks->event_count; i++) {
+        const struct event_hook *hook = &vm->hooks->events[i];
 
         if ((hook->kinds & event->kind) != 0 &&
             (hook->device[0] == '\0' || strcmp(hook->device, event->device) == 0)) {
@@ -233,7 +241,7 @@ void hooks_observe(void *context, const struct umbra_event *event)
         }
     }
     callback_leave(&frame);
-    pthread_rwlock_unlock(&vm->hooks.lock);
+    pthread_rwlock_unlock(&vm->hooks->lock);
 }
 
 void hooks_fault(void *context, const struct umbra_fault_event *event)
@@ -247,7 +255,7 @@ void hooks_fault(void *context, const struct umbra_fault_event *event)
 static int event_hook_insert(struct umbra_vm *vm, const struct event_hook *hook,
                              uint32_t *id, struct umbra_error *error)
 {
-    struct hooks *hooks = &vm->hooks;
+    struct hooks *hooks = vm->hooks;
     int ret = 0;
 
     pthread_rwlock_wrlock(&hooks->lock);

@@ -38,8 +38,8 @@ struct hooks {
     uint32_t next_id;
 };
 
-void hooks_init(struct hooks *hooks);
-void hooks_fini(struct hooks *hooks);
+struct hooks *hooks_create(void);        /* NULL: no memory */
+void hooks_destroy(struct hooks *hooks); /* NULL is fine */
 
 /* vcpu_set_options.hook: context is the VM. */
 bool hooks_access(void *context, struct vcpu *vcpu, enum exit_key_kind kind,

@@ -11,35 +11,6 @@
 #include "virtio/registry.h"
 #include "vmm/vm/vm.h"
 
-uint64_t vm_deadline(int64_t timeout_ms)
-{
-    return timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)timeout_ms * 1000000u;
-}
-
-int vm_poll(struct umbra_vm *vm, int fd, short events, uint64_t deadline_ns)
-{
-    struct pollfd fds[] = { { .fd = fd, .events = events },
-                            { .fd = vm != NULL ? vm->event_fd : -1, .events = POLLIN } };
-
-    for (;;) {
-        uint64_t now = clock_ns();
-        uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
-        const struct timespec timeout = { .tv_sec = (time_t)(left / 1000000000u),
-                                          .tv_nsec = (long)(left % 1000000000u) };
-        int ready = ppoll(fds, 2, deadline_ns != 0 ? &timeout : NULL, NULL);
-
-        if (ready > 0) {
-            return fds[0].revents != 0 ? 0 : -EPIPE;
-        }
-        if (ready == 0) {
-            return -ETIMEDOUT;
-        }
-        if (errno != EINTR) {
-            return -errno;
-        }
-    }
-}
-
 static int vsock_check(const struct umbra_vm *vm, const char *call,
                        struct umbra_error *error)
 {

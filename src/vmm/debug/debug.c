@@ -32,9 +32,9 @@ static void debug_note(struct umbra_vm *vm, struct vcpu *vcpu, enum umbra_stop_k
                        const struct vcpu_debug_stop *hit)
 {
     pthread_mutex_lock(&vm->lock);
-    if (vm->debug.stop.kind == UMBRA_STOP_NONE) {
-        vm->debug.stop = (struct umbra_stop){
-            .size = sizeof(vm->debug.stop),
+    if (vm->stop.kind == UMBRA_STOP_NONE) {
+        vm->stop = (struct umbra_stop){
+            .size = sizeof(vm->stop),
             .kind = kind,
             .vcpu = vcpu->index,
             .pc = hit->pc,
@@ -69,8 +69,8 @@ static bool debug_value(struct umbra_vm *vm, struct vcpu *vcpu,
 static void debug_look(struct umbra_vm *vm, struct vcpu *vcpu,
                        const struct vcpu_debug_stop *step)
 {
-    for (unsigned i = 0; i < vm->debug.count; i++) {
-        struct debug_breakpoint *breakpoint = &vm->debug.list[i];
+    for (unsigned i = 0; i < vm->debug->count; i++) {
+        struct debug_breakpoint *breakpoint = &vm->debug->list[i];
         struct vcpu_debug_stop hit = *step;
         uint64_t value;
 
@@ -102,15 +102,15 @@ void debug_hit(void *context, struct vcpu *vcpu)
     struct umbra_vm *vm = context;
     struct vcpu_debug_stop hit;
 
-    vcpu_debug_decode(vcpu, &vm->debug.active, &hit);
+    vcpu_debug_decode(vcpu, &vm->debug->active, &hit);
     /* Written while the gate was closed. */
-    if (hit.kind == VCPU_DEBUG_STEP && vm->debug.stepped && !vm->debug.stepping) {
+    if (hit.kind == VCPU_DEBUG_STEP && vm->debug->stepped && !vm->stepping) {
         debug_look(vm, vcpu, &hit);
         return;
     }
     if (hit.kind == VCPU_DEBUG_SOFTWARE &&
-        debug_find(&vm->debug, UMBRA_BREAKPOINT_SOFTWARE, hit.pc) == NULL) {
-        struct vcpu_debug inject = vm->debug.active;
+        debug_find(vm->debug, UMBRA_BREAKPOINT_SOFTWARE, hit.pc) == NULL) {
+        struct vcpu_debug inject = vm->debug->active;
 
         inject.inject_breakpoint = true; /* the guest's own int3 */
         vcpu_debug_set(vcpu, &inject);
@@ -124,7 +124,7 @@ bool debug_int3(void *context, struct vcpu *vcpu, uint64_t pc)
     const struct vcpu_debug_stop hit = { .pc = pc, .address = pc };
     struct umbra_vm *vm = context;
 
-    if (debug_find(&vm->debug, UMBRA_BREAKPOINT_SOFTWARE, pc) == NULL) {
+    if (debug_find(vm->debug, UMBRA_BREAKPOINT_SOFTWARE, pc) == NULL) {
         return false;
     }
     debug_note(vm, vcpu, UMBRA_STOP_BREAKPOINT, &hit);
@@ -137,7 +137,7 @@ static bool debug_stops(const struct umbra_vm *vm, enum umbra_breakpoint_kind ki
 {
     bool watch = kind == UMBRA_WATCHPOINT_WRITE || kind == UMBRA_WATCHPOINT_ACCESS;
 
-    return !vm->debug.only_steps && !(watch && vm->machine.probe.cpl0_interpreted);
+    return !vm->debug->only_steps && !(watch && vm->machine.probe.cpl0_interpreted);
 }
 
 /* ---- Setting and clearing; the caller holds control and nothing runs ---------------------- */
@@ -147,13 +147,13 @@ static int debug_apply(struct umbra_vm *vm)
     struct vcpu_debug active = { 0 };
     int ret = 0;
 
-    for (unsigned i = 0; i < vm->debug.count; i++) {
-        const struct debug_breakpoint *breakpoint = &vm->debug.list[i];
+    for (unsigned i = 0; i < vm->debug->count; i++) {
+        const struct debug_breakpoint *breakpoint = &vm->debug->list[i];
 
         if (!debug_stops(vm, breakpoint->kind)) {
             active.step = true;
             /* An interrupt's handler runs without steps where steps are RFLAGS.TF. */
-            active.interrupts = !vm->debug.only_steps;
+            active.interrupts = !vm->debug->only_steps;
         }
         if (breakpoint->kind == UMBRA_BREAKPOINT_SOFTWARE) {
             active.software = true;
@@ -170,8 +170,8 @@ static int debug_apply(struct umbra_vm *vm)
         active.registers[active.count].length = breakpoint->length;
         active.count++;
     }
-    vm->debug.active = active;
-    vm->debug.stepped = active.step;
+    vm->debug->active = active;
+    vm->debug->stepped = active.step;
     for (unsigned i = 0; ret == 0 && i < vm->machine.vcpus->options.count; i++) {
         ret = vcpu_debug_set(&vm->machine.vcpus->vcpus[i], &active);
     }
@@ -184,7 +184,7 @@ static int debug_patch(struct umbra_vm *vm, struct debug_breakpoint *breakpoint,
 {
     const uint8_t int3 = INT3;
 
-    if (breakpoint->kind != UMBRA_BREAKPOINT_SOFTWARE || vm->debug.only_steps) {
+    if (breakpoint->kind != UMBRA_BREAKPOINT_SOFTWARE || vm->debug->only_steps) {
         return 0;
     }
     return guest_mem_load(vm->machine.mem, breakpoint->gpa,
@@ -196,7 +196,7 @@ static int debug_insert(struct umbra_vm *vm, struct debug_breakpoint *breakpoint
 {
     int ret = 0;
 
-    if (vm->debug.count == DEBUG_MAX_BREAKPOINTS) {
+    if (vm->debug->count == DEBUG_MAX_BREAKPOINTS) {
         return error_set(error, UMBRA_ERROR_USAGE, ENOSPC, "%d breakpoints at most",
                          DEBUG_MAX_BREAKPOINTS);
     }
@@ -215,10 +215,10 @@ static int debug_insert(struct umbra_vm *vm, struct debug_breakpoint *breakpoint
         ret = debug_patch(vm, breakpoint, true);
     }
     if (ret == 0) {
-        vm->debug.list[vm->debug.count++] = *breakpoint;
+        vm->debug->list[vm->debug->count++] = *breakpoint;
         ret = debug_apply(vm);
         if (ret < 0) {
-            vm->debug.count--;
+            vm->debug->count--;
             debug_patch(vm, breakpoint, false);
             debug_apply(vm);
         }
@@ -264,8 +264,8 @@ int umbra_breakpoint_add(struct umbra_vm *vm, enum umbra_breakpoint_kind kind,
     if (ret < 0) {
         return ret;
     }
-    vm->debug.only_steps = vcpu_debug_only_steps();
-    if (debug_find(&vm->debug, kind, gva) != NULL) {
+    vm->debug->only_steps = vcpu_debug_only_steps();
+    if (debug_find(vm->debug, kind, gva) != NULL) {
         ret = 0;
     } else if (kind == UMBRA_WATCHPOINT_ACCESS && !debug_stops(vm, kind)) {
         ret = error_set(error, UMBRA_ERROR_USAGE, ENOTSUP,
@@ -290,13 +290,13 @@ int umbra_breakpoint_remove(struct umbra_vm *vm, enum umbra_breakpoint_kind kind
     if (ret < 0) {
         return ret;
     }
-    breakpoint = debug_find(&vm->debug, kind, gva);
+    breakpoint = debug_find(vm->debug, kind, gva);
     if (breakpoint == NULL) {
         ret = error_set(error, UMBRA_ERROR_USAGE, ENOENT,
                         "no such breakpoint at 0x%" PRIx64, gva);
     } else {
         debug_patch(vm, breakpoint, false);
-        *breakpoint = vm->debug.list[--vm->debug.count];
+        *breakpoint = vm->debug->list[--vm->debug->count];
         ret = debug_apply(vm);
         if (ret < 0) {
             error_errno(error, UMBRA_ERROR_INTERNAL, -ret, "KVM_SET_GUEST_DEBUG failed");
@@ -316,11 +316,11 @@ static int debug_wait_step(struct umbra_vm *vm)
                                        .tv_nsec = (long)(until % 1000000000u) };
     int ret = 0;
 
-    while (vm->debug.stop.kind == UMBRA_STOP_NONE &&
-           vm->pending.kind == UMBRA_OUTCOME_NONE && ret == 0) {
+    while (vm->stop.kind == UMBRA_STOP_NONE && vm->pending.kind == UMBRA_OUTCOME_NONE &&
+           ret == 0) {
         ret = pthread_cond_timedwait(&vm->changed, &vm->lock, &deadline);
     }
-    return vm->debug.stop.kind != UMBRA_STOP_NONE   ? 0
+    return vm->stop.kind != UMBRA_STOP_NONE         ? 0
            : vm->pending.kind != UMBRA_OUTCOME_NONE ? -EPIPE
                                                     : -ETIMEDOUT;
 }
@@ -328,7 +328,7 @@ static int debug_wait_step(struct umbra_vm *vm)
 /* One instruction on @vcpu. The caller holds control; the gate is closed before and after. */
 static int debug_step(struct umbra_vm *vm, struct vcpu *vcpu, struct umbra_stop *stop)
 {
-    struct vcpu_debug step = vm->debug.active;
+    struct vcpu_debug step = vm->debug->active;
     int ret;
 
     step.step = true;
@@ -338,22 +338,22 @@ static int debug_step(struct umbra_vm *vm, struct vcpu *vcpu, struct umbra_stop 
         return ret;
     }
     pthread_mutex_lock(&vm->lock);
-    vm->debug.stop.kind = UMBRA_STOP_NONE;
-    vm->debug.stepping = true;
+    vm->stop.kind = UMBRA_STOP_NONE;
+    vm->stepping = true;
     vcpu_set_resume(vm->machine.vcpus, (int)vcpu->index);
     ret = debug_wait_step(vm);
-    vm->debug.stepping = false;
-    *stop = vm->debug.stop;
+    vm->stepping = false;
+    *stop = vm->stop;
     pthread_mutex_unlock(&vm->lock);
     vcpu_set_pause(vm->machine.vcpus);
-    vcpu_debug_set(vcpu, &vm->debug.active);
+    vcpu_debug_set(vcpu, &vm->debug->active);
     return ret;
 }
 
 int debug_step_over(struct umbra_vm *vm, struct umbra_error *error)
 {
     for (unsigned i = 0;
-         vm->debug.active.software && i < vm->machine.vcpus->options.count; i++) {
+         vm->debug->active.software && i < vm->machine.vcpus->options.count; i++) {
         struct vcpu *vcpu = &vm->machine.vcpus->vcpus[i];
         struct debug_breakpoint *breakpoint;
         struct umbra_stop stop;
@@ -363,7 +363,7 @@ int debug_step_over(struct umbra_vm *vm, struct umbra_error *error)
         if (vcpu_get_pc(vcpu, &pc) < 0) {
             continue;
         }
-        breakpoint = debug_find(&vm->debug, UMBRA_BREAKPOINT_SOFTWARE, pc);
+        breakpoint = debug_find(vm->debug, UMBRA_BREAKPOINT_SOFTWARE, pc);
         if (breakpoint == NULL) {
             continue;
         }
@@ -377,7 +377,7 @@ int debug_step_over(struct umbra_vm *vm, struct umbra_error *error)
         }
     }
     pthread_mutex_lock(&vm->lock);
-    vm->debug.stop.kind = UMBRA_STOP_NONE;
+    vm->stop.kind = UMBRA_STOP_NONE;
     pthread_mutex_unlock(&vm->lock);
     return 0;
 }
@@ -427,8 +427,7 @@ static enum umbra_stop_kind debug_stop_kind(const struct umbra_vm *vm)
     case VM_ENDED:
         return UMBRA_STOP_ENDED;
     default:
-        return vm->debug.stop.kind != UMBRA_STOP_NONE ? vm->debug.stop.kind
-                                                      : UMBRA_STOP_PAUSED;
+        return vm->stop.kind != UMBRA_STOP_NONE ? vm->stop.kind : UMBRA_STOP_PAUSED;
     }
 }
 
@@ -451,7 +450,7 @@ int umbra_vm_wait_stop(struct umbra_vm *vm, int64_t timeout_ms, struct umbra_sto
                              : pthread_cond_timedwait(&vm->changed, &vm->lock, &deadline);
     }
     ret = vm->state == VM_RUNNING ? -ETIMEDOUT : 0;
-    hit = vm->debug.stop;
+    hit = vm->stop;
     hit.kind = debug_stop_kind(vm);
     pthread_mutex_unlock(&vm->lock);
     if (ret < 0) {

@@ -25,8 +25,6 @@ struct debug {
     struct debug_breakpoint list[DEBUG_MAX_BREAKPOINTS]; /* under control, gate closed */
     unsigned count;
     struct vcpu_debug active; /* what the vCPUs were told, without the step */
-    struct umbra_stop stop;   /* under lock: the stop that was hit; kind NONE: none */
-    bool stepping;            /* under lock: umbra_vm_step() waits for it */
     bool only_steps;          /* vcpu_debug_only_steps() */
     bool stepped; /* the guest runs in steps, since KVM here does not stop it otherwise */
 };

@@ -9,7 +9,9 @@
 
 #include "base/error.h"
 #include "vcpu/x86_64/look.h"
+#include "vmm/debug/report.h"
 #include "vmm/debug/unwind.h"
+#include "vmm/symbols/symbols.h"
 #include "vmm/vm/vm.h"
 
 enum { REPORT_FAULTS = 8, REPORT_FRAMES = 32, REPORT_TAIL = 2048, REPORT_ORIGIN = 512 };
@@ -174,8 +176,8 @@ static void report_head(struct umbra_vm *vm, struct text *text)
     report_faults(vm, text);
 }
 
-void vm_write_report(struct umbra_vm *vm, const struct vm_end *end, char *buffer,
-                     size_t size)
+void report_write(struct umbra_vm *vm, const struct vm_end *end, char *buffer,
+                  size_t size)
 {
     const unsigned count = vm->machine.vcpus->options.count;
     unsigned index = end->vcpu == UINT32_MAX ? 0 : end->vcpu;

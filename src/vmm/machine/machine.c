@@ -12,9 +12,9 @@
 #include "vcpu/dirty.h"
 #include "vcpu/x86_64/cpu_model.h"
 #include "vcpu/x86_64/state.h"
-#include "vmm/api/faults.h"
 #include "vmm/boot/adapt.h"
 #include "vmm/guest/demo_image.h"
+#include "vmm/machine/faults.h"
 
 /* ---- Processors and memory ------------------------------------------------------------ */
 

@@ -11,9 +11,14 @@
 #include "vmm/guest/demo_image.h"
 #include "vmm/vm/vm.h"
 
-void symbols_init(struct symbols *symbols)
+struct symbols *symbols_create(void)
 {
-    pthread_mutex_init(&symbols->lock, NULL);
+    struct symbols *symbols = calloc(1, sizeof(*symbols));
+
+    if (symbols != NULL) {
+        pthread_mutex_init(&symbols->lock, NULL);
+    }
+    return symbols;
 }
 
 static void symbols_forget_kernel(struct symbols *symbols)
@@ -27,11 +32,15 @@ static void symbols_forget_kernel(struct symbols *symbols)
 
 void symbols_destroy(struct symbols *symbols)
 {
+    if (symbols == NULL) {
+        return;
+    }
     for (unsigned i = 0; i < symbols->count; i++) {
         symbol_file_free(symbols->files[i]);
     }
     symbols_forget_kernel(symbols);
     pthread_mutex_destroy(&symbols->lock);
+    free(symbols);
 }
 
 /* ---- Sources ------------------------------------------------------------------------------- */
@@ -40,7 +49,7 @@ void symbols_destroy(struct symbols *symbols)
 static int symbols_read_file(struct umbra_vm *vm, struct symbol_file **file)
 {
     const struct umbra_config *config = vm->config;
-    enum boot_image_kind kind = vm->symbols.entry.kind;
+    enum boot_image_kind kind = vm->symbols->entry.kind;
 
     if (config->demo) {
         return symbol_file_parse(demo_image, demo_image_size(), "demo", file, NULL);
@@ -73,8 +82,8 @@ static void symbols_set_slide(struct symbols *symbols)
 /* Have the kernel's own names, as they are now; the caller holds the lock. */
 static void symbols_need_kernel(struct umbra_vm *vm)
 {
-    struct symbols *symbols = &vm->symbols;
-    const struct boot_entry *entry = &vm->symbols.entry;
+    struct symbols *symbols = vm->symbols;
+    const struct boot_entry *entry = &vm->symbols->entry;
 
     if (symbols->kernel != NULL && symbol_file_moved(symbols->kernel, vm->machine.mem)) {
         symbols_forget_kernel(symbols);
@@ -93,7 +102,7 @@ static void symbols_need_kernel(struct umbra_vm *vm)
 /* The kernel's modules, or NULL; the caller holds the lock and has the kernel. */
 static struct modules *symbols_modules(struct umbra_vm *vm)
 {
-    struct symbols *symbols = &vm->symbols;
+    struct symbols *symbols = vm->symbols;
     const struct symbol_file *kernel = symbols->kernel;
     const struct boot_entry *entry = &symbols->entry;
 
@@ -125,7 +134,7 @@ static int symbols_add(struct symbols *symbols, struct symbol_file *file,
 
 int symbols_open(struct umbra_vm *vm, struct umbra_error *error)
 {
-    struct symbols *symbols = &vm->symbols;
+    struct symbols *symbols = vm->symbols;
     const char *path = vm->config->symbols;
     struct symbol_file *file;
     int ret;
@@ -144,7 +153,7 @@ int symbols_open(struct umbra_vm *vm, struct umbra_error *error)
 
 void symbols_reset(struct umbra_vm *vm)
 {
-    struct symbols *symbols = &vm->symbols;
+    struct symbols *symbols = vm->symbols;
 
     pthread_mutex_lock(&symbols->lock);
     symbols_forget_kernel(symbols);
@@ -171,16 +180,16 @@ int umbra_symbols_load(struct umbra_vm *vm, const char *path, uint64_t slide,
         return ret;
     }
     file->slide = slide;
-    pthread_mutex_lock(&vm->symbols.lock);
-    ret = symbols_add(&vm->symbols, file, error);
-    pthread_mutex_unlock(&vm->symbols.lock);
+    pthread_mutex_lock(&vm->symbols->lock);
+    ret = symbols_add(vm->symbols, file, error);
+    pthread_mutex_unlock(&vm->symbols->lock);
     return ret;
 }
 
 /* The files in the order of asking; NULL behind the last. The caller holds the lock. */
 static struct symbol_file *symbols_file(struct umbra_vm *vm, unsigned index)
 {
-    struct symbols *symbols = &vm->symbols;
+    struct symbols *symbols = vm->symbols;
 
     if (index < symbols->count) {
         return symbols->files[symbols->count - 1 - index];
@@ -294,16 +303,16 @@ int umbra_symbol_lookup(struct umbra_vm *vm, const char *text,
     if (ret < 0) {
         return ret;
     }
-    pthread_mutex_lock(&vm->symbols.lock);
+    pthread_mutex_lock(&vm->symbols->lock);
     found = symbols_find(vm, name, &file, &any);
     /* A file that was given has addresses of its own until it is known where the kernel is. */
-    if (found != NULL && file == vm->symbols.given) {
+    if (found != NULL && file == vm->symbols->given) {
         symbols_need_kernel(vm);
     }
     if (found != NULL) {
         symbol_to_public(file, found, offset, symbol);
     }
-    pthread_mutex_unlock(&vm->symbols.lock);
+    pthread_mutex_unlock(&vm->symbols->lock);
     return found != NULL ? 0
                          : error_set(error, UMBRA_ERROR_USAGE, ENOENT, "%s \"%s\"%s",
                                      any ? "there is no symbol" : "no symbols for", name,
@@ -321,13 +330,13 @@ int umbra_symbol_at(struct umbra_vm *vm, uint64_t gva, struct umbra_symbol *symb
     if (callback_foreign(vm, "umbra_symbol_at", error) != 0) {
         return -EPERM;
     }
-    pthread_mutex_lock(&vm->symbols.lock);
+    pthread_mutex_lock(&vm->symbols->lock);
     symbols_need_kernel(vm);
     found = symbols_at(vm, gva, &file);
     if (found != NULL) {
         symbol_to_public(file, found, gva - file->slide - found->address, symbol);
     }
-    pthread_mutex_unlock(&vm->symbols.lock);
+    pthread_mutex_unlock(&vm->symbols->lock);
     return found != NULL ? 0
                          : error_set(error, UMBRA_ERROR_USAGE, ENOENT,
                                      "no symbol is known at 0x%" PRIx64, gva);
@@ -336,17 +345,17 @@ int umbra_symbol_at(struct umbra_vm *vm, uint64_t gva, struct umbra_symbol *symb
 /* A kernel that has just been entered runs at its physical addresses. */
 static bool symbols_to_virtual(struct umbra_vm *vm, uint64_t *address)
 {
-    const struct boot_entry *entry = &vm->symbols.entry;
+    const struct boot_entry *entry = &vm->symbols->entry;
     bool found = false;
 
-    pthread_mutex_lock(&vm->symbols.lock);
+    pthread_mutex_lock(&vm->symbols->lock);
     for (unsigned i = 0; i < entry->segment_count && !found; i++) {
         if (*address - entry->segments[i].address < entry->segments[i].size) {
             *address += entry->segments[i].virtual_address - entry->segments[i].address;
             found = true;
         }
     }
-    pthread_mutex_unlock(&vm->symbols.lock);
+    pthread_mutex_unlock(&vm->symbols->lock);
     return found;
 }
 
@@ -378,7 +387,7 @@ bool symbols_unwind_rule(struct umbra_vm *vm, uint64_t pc, struct orc_rule *rule
     struct modules *modules;
     bool found = false;
 
-    pthread_mutex_lock(&vm->symbols.lock);
+    pthread_mutex_lock(&vm->symbols->lock);
     for (unsigned i = 0; !found && (file = symbols_file(vm, i)) != NULL; i++) {
         found = symbol_table_at(&file->table, pc - file->slide) != NULL &&
                 orc_table_find(&file->orc, pc - file->slide, rule);
@@ -388,7 +397,7 @@ bool symbols_unwind_rule(struct umbra_vm *vm, uint64_t pc, struct orc_rule *rule
     if (file != NULL) {
         found = orc_table_find(&file->orc, pc, rule);
     }
-    pthread_mutex_unlock(&vm->symbols.lock);
+    pthread_mutex_unlock(&vm->symbols->lock);
     return found;
 }
 
@@ -398,8 +407,8 @@ bool symbols_unwind_rule(struct umbra_vm *vm, uint64_t pc, struct orc_rule *rule
  * lock. */
 static bool symbols_differ(struct umbra_vm *vm)
 {
-    const struct symbol_file *given = vm->symbols.given, *kernel = vm->symbols.kernel;
-    const struct boot_entry *entry = &vm->symbols.entry;
+    const struct symbol_file *given = vm->symbols->given, *kernel = vm->symbols->kernel;
+    const struct boot_entry *entry = &vm->symbols->entry;
     uint8_t id[BUILD_ID_MAX];
     size_t size = 0;
 
@@ -425,13 +434,13 @@ void symbols_origin(struct umbra_vm *vm, char *text, size_t size)
     size_t used = 0;
 
     text[0] = '\0';
-    pthread_mutex_lock(&vm->symbols.lock);
+    pthread_mutex_lock(&vm->symbols->lock);
     for (unsigned i = 0; (file = symbols_file(vm, i)) != NULL && used < size; i++) {
         int n = snprintf(text + used, size - used, "%s%s (%zu names%s%s%s)",
                          used > 0 ? ", " : "", file->origin, file->table.count,
                          file->orc.count > 0 ? ", unwind tables" : "",
                          file->slide != 0 ? ", moved" : "",
-                         file == vm->symbols.given && symbols_differ(vm)
+                         file == vm->symbols->given && symbols_differ(vm)
                              ? ", OF ANOTHER BUILD than the guest's kernel"
                              : "");
 
@@ -442,7 +451,7 @@ void symbols_origin(struct umbra_vm *vm, char *text, size_t size)
         modules_refresh(modules);
         snprintf(text + used, size - used, ", its modules (%u)", modules_count(modules));
     }
-    pthread_mutex_unlock(&vm->symbols.lock);
+    pthread_mutex_unlock(&vm->symbols->lock);
 }
 
 /* ---- Memory and breakpoints by name ----------------------------------------------------------- */

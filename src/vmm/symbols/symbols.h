@@ -24,8 +24,8 @@ struct symbols {
     bool modules_tried;
 };
 
-void symbols_init(struct symbols *symbols);
-void symbols_destroy(struct symbols *symbols);
+struct symbols *symbols_create(void);          /* NULL: no memory */
+void symbols_destroy(struct symbols *symbols); /* NULL is fine */
 /* Read the config's file. */
 int symbols_open(struct umbra_vm *vm, struct umbra_error *error);
 /* The guest was loaded, for the first time or afresh. */

@@ -61,7 +61,7 @@ static void vm_finish(struct umbra_vm *vm, struct vm_end *end)
     };
     memcpy(vm->outcome.reason, end->reason, sizeof(vm->outcome.reason));
     vm_console_tail(vm);
-    vm_write_report(vm, end, vm->outcome.report, sizeof(vm->outcome.report));
+    vm->moments->report(vm, end, vm->outcome.report, sizeof(vm->outcome.report));
     vm_set_state(vm, VM_ENDED);
     for (unsigned i = 0; i < MACHINE_CONSOLES; i++) {
         console_end(&vm->machine.consoles[i]);
@@ -80,7 +80,7 @@ static int vm_restart(struct umbra_vm *vm, struct umbra_error *error)
     vm_hold(vm);
     ret = machine_reset(&vm->machine, error);
     if (ret == 0) {
-        symbols_reset(vm);
+        vm->moments->loaded(vm);
         pthread_mutex_lock(&vm->lock);
         vm->pending.kind = UMBRA_OUTCOME_NONE;
         pthread_mutex_unlock(&vm->lock);
@@ -149,7 +149,7 @@ static enum keeper_work vm_keeper_wait(struct umbra_vm *vm)
         if (vm->pending.kind != UMBRA_OUTCOME_NONE && vm->state != VM_ENDED) {
             return KEEPER_END;
         }
-        if (vm->debug.stop.kind != UMBRA_STOP_NONE && !vm->debug.stepping &&
+        if (vm->stop.kind != UMBRA_STOP_NONE && !vm->stepping &&
             vm->state == VM_RUNNING) {
             return KEEPER_STOP;
         }

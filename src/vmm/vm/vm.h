@@ -16,14 +16,14 @@
 
 #include <umbra/umbra.h>
 
-#include "vmm/api/faults.h"
-#include "vmm/api/hooks.h"
-#include "vmm/control/control.h"
-#include "vmm/debug/debug.h"
-#include "vmm/debug/gdb.h"
 #include "vmm/machine/machine.h"
-#include "vmm/symbols/symbols.h"
 #include "vmm/vm/callback.h"
+
+struct control;
+struct debug;
+struct gdb;
+struct hooks;
+struct symbols;
 
 enum vm_state { VM_CREATED, VM_RUNNING, VM_PAUSED, VM_ENDED };
 
@@ -33,6 +33,19 @@ struct vm_end {
     uint32_t exit_value;
     uint32_t vcpu; /* UINT32_MAX: none */
     char reason[512];
+};
+
+enum { VM_FAULT_ACTIONS = 16 };
+
+/* What the rooms above do at moments of a VM's life. */
+struct vm_moments {
+    /* The guest was loaded, for the first time or afresh. The caller holds control. */
+    void (*loaded)(struct umbra_vm *vm);
+    /* There is a new state. The caller holds lock. */
+    void (*changed)(struct umbra_vm *vm);
+    /* Evidence for a person about why the run ended. Everything is paused. */
+    void (*report)(struct umbra_vm *vm, const struct vm_end *end, char *text,
+                   size_t size);
 };
 
 struct vm_output { /* the embedder's callback for a console */
@@ -45,10 +58,12 @@ struct umbra_vm {
     struct umbra_config *config;
     pid_t owner; /* the process that made it */
     struct machine machine;
-    struct hooks hooks;
     struct vm_output outputs[MACHINE_CONSOLES];
-    struct debug debug;
-    struct symbols symbols;
+    const struct vm_moments *moments;
+    /* Each is its own room's business. */
+    struct hooks *hooks;
+    struct debug *debug;
+    struct symbols *symbols;
 
     pthread_mutex_t control;
     bool threads_started; /* under control */
@@ -62,7 +77,9 @@ struct umbra_vm {
     enum vm_state state;
     struct vm_end pending;
     bool quit;
-    struct fault_action actions[FAULT_ACTIONS_MAX]; /* planned faults that are due */
+    struct umbra_stop stop; /* where a debugger had the guest stop; kind NONE: nowhere */
+    bool stepping;          /* umbra_vm_step() waits for that */
+    struct fault_action actions[VM_FAULT_ACTIONS]; /* planned faults that are due */
     unsigned action_count;
     struct umbra_outcome outcome;   /* valid once ENDED */
     uint64_t start_ns, deadline_ns; /* deadline 0: none */
@@ -81,6 +98,12 @@ void vm_report_end(struct umbra_vm *vm, const struct vm_end *end);
 int vm_enter(struct umbra_vm *vm, const char *call, struct umbra_error *error);
 void vm_leave(struct umbra_vm *vm);
 
+/* The error of public call @call in this state. */
+int vm_wrong_state(enum vm_state state, const char *call, struct umbra_error *error);
+
+/* From CREATED to @next: everything is started and held. The caller holds control. */
+int vm_start_held(struct umbra_vm *vm, enum vm_state next, const char *call,
+                  struct umbra_error *error);
 /* From CREATED to PAUSED: everything is started and stands at the first instruction. */
 int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error);
 
@@ -111,8 +134,11 @@ int vm_poll(struct umbra_vm *vm, int fd, short events, uint64_t deadline_ns);
 /* The public calls' @timeout_ms as a deadline. */
 uint64_t vm_deadline(int64_t timeout_ms);
 
-/* Evidence for a person about why the run ended (vmm/debug/report.c). Everything is paused. */
-void vm_write_report(struct umbra_vm *vm, const struct vm_end *end, char *text,
-                     size_t size);
+/* Planned faults of the machine (vmm/vm/faults.c). faults_options.act: context is the VM. */
+void vm_fault_act(void *context, const struct fault_action *action);
+/* Are there actions, and is the VM in a state to have them? The caller holds lock. */
+bool vm_faults_due(const struct umbra_vm *vm);
+/* Carry them out; on the keeper's thread. */
+void vm_faults_apply(struct umbra_vm *vm);
 
 #endif
