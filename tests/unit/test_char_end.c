@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* devices/char_end: files, descriptors, pseudo-terminals, sockets; who loses what. */
+/* backend/chardev: files, descriptors, pseudo-terminals, sockets; who loses what. */
 #include "fake_env.h"
 
 #include <fcntl.h>

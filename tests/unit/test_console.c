@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vmm/console: transcript, tail, expect, panic recognition. */
+/* vmm/machine/console: transcript, tail, expect, panic recognition. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

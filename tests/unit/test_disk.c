@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio/disk_file: raw images, read and written every way, and what goes wrong. */
+/* backend/disk/file: raw images, read and written every way, and what goes wrong. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio/disk_nbd: traffic, and servers that hang, die and come back. */
+/* backend/disk/nbd: traffic, and servers that hang, die and come back. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio/disk_overlay: thrown away, kept, shared by queues, killed, refused. */
+/* backend/disk/overlay: thrown away, kept, shared by queues, killed, refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

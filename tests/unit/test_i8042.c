@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* devices/i8042: what Linux's i8042 and atkbd do to it, keys in both scan sets, resets. */
+/* devices/board/i8042: what Linux's i8042 and atkbd do to it, keys in both scan sets, resets. */
 #include "fake_env.h"
 
 #include "devices/board/i8042.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* devices/loop: descriptors, timers, calls, and what removal promises. */
+/* loop: descriptors, timers, calls, and what removal promises. */
 #include "fake_env.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* virtio/disk_nbd against a server of the test's own, which answers in an order of its
+/* backend/disk/nbd against a server of the test's own, which answers in an order of its
  * choosing and goes away: what a flush vouches for. pthread_create: the server's thread. */
 #include <setjmp.h>
 #include <stdarg.h>

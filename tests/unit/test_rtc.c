@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* devices/rtc: time in every format, setting it, alarms, rates, CMOS memory. */
+/* devices/board/rtc: time in every format, setting it, alarms, rates, CMOS memory. */
 #include "fake_env.h"
 
 #include <time.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* devices/uart16550: registers, interrupts, FIFOs, loopback, what Linux's 8250 probes. */
+/* devices/board/uart16550: registers, interrupts, FIFOs, loopback, what Linux's 8250 probes. */
 #include "fake_env.h"
 
 #include <pthread.h>
