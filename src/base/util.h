@@ -82,6 +82,23 @@ static inline uint64_t clock_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+/* @from_ns plus @ms milliseconds, in ns. What does not fit (292 years) saturates: a caller's
+ * "for ever" stays one. */
+static inline uint64_t deadline_after(uint64_t from_ns, uint64_t ms)
+{
+    const uint64_t never = INT64_MAX;
+
+    return from_ns >= never || ms > (never - from_ns) / 1000000u
+               ? never
+               : from_ns + ms * 1000000u;
+}
+
+static inline struct timespec timespec_of(uint64_t ns)
+{
+    return (struct timespec){ .tv_sec = (time_t)(ns / 1000000000u),
+                              .tv_nsec = (long)(ns % 1000000000u) };
+}
+
 /* Parse "512M", "4G", "65536", "0x1000", "1GiB" into bytes; 0 or -EINVAL/-ERANGE. */
 int size_parse(const char *text, uint64_t *bytes);
 

@@ -37,6 +37,27 @@ static void test_size_format(void **state)
     assert_string_equal(size_format(0, text, sizeof(text)), "0");
 }
 
+static void test_deadline(void **state)
+{
+    static const struct {
+        uint64_t from_ns, ms, expected;
+    } rows[] = {
+        { 0, 0, 0 },
+        { 5, 1, 1000005 },
+        { 5, INT64_MAX, INT64_MAX },
+        { 5, UINT64_MAX, INT64_MAX },
+        { 5, INT64_MAX / 1000000, INT64_MAX / 1000000 * 1000000 + 5 },
+        { INT64_MAX - 999999, 1, INT64_MAX },
+        { UINT64_MAX, 1, INT64_MAX },
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+        assert_int_equal(deadline_after(rows[i].from_ns, rows[i].ms), rows[i].expected);
+    }
+    assert_int_equal(timespec_of(INT64_MAX).tv_sec, INT64_MAX / 1000000000);
+    assert_int_equal(timespec_of(INT64_MAX).tv_nsec, INT64_MAX % 1000000000);
+}
+
 static void test_error(void **state)
 {
     struct umbra_error error;
@@ -55,6 +76,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_size_parse),
         cmocka_unit_test(test_size_format),
+        cmocka_unit_test(test_deadline),
         cmocka_unit_test(test_error),
     };
 

@@ -44,7 +44,7 @@ struct char_end {
     bool hungry;     /* char_end_read found nothing: say when there is something */
     bool complained;
     struct loop_watch *watch, *listen_watch;
-    struct loop_timer *pty_timer;
+    struct loop_timer *look_timer;
     struct ring out, in;
     struct char_end_stats stats;
 };
@@ -123,7 +123,7 @@ static void end_disconnect(struct char_end *end)
     end->watch = NULL;
     switch (end->kind) {
     case CHAR_END_PTY:
-        loop_timer_arm(end->pty_timer, clock_ns() + CHAR_END_PTY_POLL);
+        loop_timer_arm(end->look_timer, clock_ns() + CHAR_END_PTY_POLL);
         break;
     case CHAR_END_FD:
         end->stats.dropped += end->out.used;
@@ -229,6 +229,14 @@ static int end_connect(struct char_end *end)
     return 0;
 }
 
+/* After a rest: look for clients again. */
+static void end_listen_look(void *context)
+{
+    struct char_end *end = context;
+
+    loop_watch_set(end->listen_watch, POLLIN);
+}
+
 /* Is somebody at the other side of the pty? While nobody is, its master polls HUP. */
 static void end_pty_look(void *context)
 {
@@ -236,7 +244,7 @@ static void end_pty_look(void *context)
     struct pollfd poll_fd = { .fd = end->file.fd, .events = 0 };
 
     if (poll(&poll_fd, 1, 0) == 1 && (poll_fd.revents & POLLHUP) != 0) {
-        loop_timer_arm(end->pty_timer, clock_ns() + CHAR_END_PTY_POLL);
+        loop_timer_arm(end->look_timer, clock_ns() + CHAR_END_PTY_POLL);
         return;
     }
     end_connect(end);
@@ -248,6 +256,10 @@ static void end_accept(void *context, uint32_t events)
     int fd = accept4(end->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (fd < 0) {
+        if (accept_must_rest(errno)) {
+            loop_watch_set(end->listen_watch, 0);
+            loop_timer_arm(end->look_timer, deadline_after(clock_ns(), ACCEPT_REST_MS));
+        }
         return;
     }
     if (end->file.fd >= 0) {
@@ -481,14 +493,18 @@ int char_end_attach(struct char_end *end, const struct char_end_ops *ops, void *
     end->context = context;
     switch (end->kind) {
     case CHAR_END_PTY:
-        rc = loop_timer_create(end->loop, end->lock, end_pty_look, end, &end->pty_timer);
+        rc = loop_timer_create(end->loop, end->lock, end_pty_look, end, &end->look_timer);
         if (rc == 0) {
-            loop_timer_arm(end->pty_timer, clock_ns());
+            loop_timer_arm(end->look_timer, clock_ns());
         }
         break;
     case CHAR_END_UNIX:
-        rc = loop_watch_add(end->loop, end->listen_fd, POLLIN, end->lock, end_accept, end,
-                            &end->listen_watch);
+        rc = loop_timer_create(end->loop, end->lock, end_listen_look, end,
+                               &end->look_timer);
+        if (rc == 0) {
+            rc = loop_watch_add(end->loop, end->listen_fd, POLLIN, end->lock, end_accept,
+                                end, &end->listen_watch);
+        }
         break;
     case CHAR_END_FD:
         rc = loop_watch_add(end->loop, end->file.fd, end->input_over ? 0 : POLLIN,
@@ -511,7 +527,7 @@ void char_end_destroy(struct char_end *end)
     }
     pthread_mutex_lock(end->lock); /* callbacks change these too */
     loop_watch_remove(end->listen_watch);
-    loop_timer_destroy(end->pty_timer);
+    loop_timer_destroy(end->look_timer);
     loop_watch_remove(end->watch);
     end->watch = NULL;
     end->ops = NULL;

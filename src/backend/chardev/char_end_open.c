@@ -87,6 +87,15 @@ static void unix_remove_stale(const struct sockaddr_un *address)
     close(fd);
 }
 
+bool char_end_peer_allowed(int fd)
+{
+    struct ucred peer;
+    socklen_t size = sizeof(peer);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
+           (peer.uid == geteuid() || peer.uid == 0);
+}
+
 int char_end_open_unix(const char *path, int *fd, struct umbra_error *error)
 {
     struct sockaddr_un address = { .sun_family = AF_UNIX };

@@ -3,6 +3,7 @@
 #ifndef BACKEND_CHARDEV_CHAR_END_OPEN_H
 #define BACKEND_CHARDEV_CHAR_END_OPEN_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -25,6 +26,17 @@ int char_end_open_pty(char *name, size_t size, struct char_end_fd *file,
 
 /* A listening stream socket of mode 0600; a stale one (nobody listens) is replaced. */
 int char_end_open_unix(const char *path, int *fd, struct umbra_error *error);
+
+/* How long who listens rests when accept(2) found no descriptor or memory: a client that
+ * waits keeps the listener polling readable. */
+enum { ACCEPT_REST_MS = 1000 };
+static inline bool accept_must_rest(int error)
+{
+    return error != EAGAIN && error != EINTR && error != ECONNABORTED;
+}
+
+/* Is the other side of the unix socket @fd of this user, or root? */
+bool char_end_peer_allowed(int fd);
 
 /* An own descriptor for what @fd is open on, non-blocking where that does not change the
  * caller's. */

@@ -133,8 +133,8 @@ static void host_accept(void *context, uint32_t events)
 
     (void)events;
     if (fd < 0) {
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-            vsock->accept_ns = clock_ns() + HOST_SECOND_NS; /* EMFILE, ENFILE, ENOMEM */
+        if (accept_must_rest(errno)) {
+            vsock->accept_ns = deadline_after(clock_ns(), ACCEPT_REST_MS);
             vsock_arm(vsock, vsock->accept_ns);
             vsock_host_update(vsock);
         }

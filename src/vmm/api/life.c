@@ -220,9 +220,7 @@ static void vm_copy_outcome(const struct umbra_outcome *from, struct umbra_outco
 int umbra_vm_wait(struct umbra_vm *vm, int64_t timeout_ms, struct umbra_outcome *outcome,
                   struct umbra_error *error)
 {
-    uint64_t until = clock_ns() + (uint64_t)timeout_ms * 1000000u;
-    const struct timespec deadline = { .tv_sec = (time_t)(until / 1000000000u),
-                                       .tv_nsec = (long)(until % 1000000000u) };
+    const struct timespec deadline = timespec_of(vm_deadline(timeout_ms));
     int ret = callback_refuse(vm, "umbra_vm_wait", error);
 
     if (ret != 0) {

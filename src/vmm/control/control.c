@@ -16,6 +16,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "backend/chardev/char_end_open.h"
 #include "base/error.h"
 #include "base/thread.h"
 #include "vmm/vm/vm.h"
@@ -33,6 +34,7 @@ struct control {
     struct umbra_vm *vm;
     struct sockaddr_un address;
     int listener, wake;
+    bool resting; /* no descriptor for another client: none is looked for, for a while */
     pthread_t thread;
     bool started;
     atomic_bool quit;
@@ -224,23 +226,15 @@ static void client_receive(struct control *control, struct control_client *clien
 
 /* ---- The thread ---------------------------------------------------------------------------- */
 
-static bool control_peer_allowed(int fd)
-{
-    struct ucred peer;
-    socklen_t size = sizeof(peer);
-
-    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 &&
-           (peer.uid == geteuid() || peer.uid == 0);
-}
-
 static void control_accept(struct control *control)
 {
     int fd = accept4(control->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
     if (fd < 0) {
+        control->resting = accept_must_rest(errno);
         return;
     }
-    for (unsigned i = 0; i < CONTROL_MAX_CLIENTS && control_peer_allowed(fd); i++) {
+    for (unsigned i = 0; i < CONTROL_MAX_CLIENTS && char_end_peer_allowed(fd); i++) {
         if (control->clients[i].fd < 0) {
             control->clients[i].fd = fd;
             return;
@@ -286,11 +280,13 @@ static void *control_main(void *context)
                                                                      : POLLIN),
             };
         }
-        fds[LISTENER] = (struct pollfd){ .fd = control->listener, .events = POLLIN };
+        fds[LISTENER] = (struct pollfd){ .fd = control->resting ? -1 : control->listener,
+                                         .events = POLLIN };
         fds[WAKE] = (struct pollfd){ .fd = control->wake, .events = POLLIN };
-        if (poll(fds, COUNT, -1) < 0) {
+        if (poll(fds, COUNT, control->resting ? ACCEPT_REST_MS : -1) < 0) {
             continue;
         }
+        control->resting = false;
         if (fds[WAKE].revents != 0 && read(control->wake, &count, sizeof(count)) < 0) {
             continue;
         }

@@ -311,9 +311,7 @@ int umbra_breakpoint_remove(struct umbra_vm *vm, enum umbra_breakpoint_kind kind
 /* Wait, under lock, for the step's stop or an end. */
 static int debug_wait_step(struct umbra_vm *vm)
 {
-    const uint64_t until = clock_ns() + STEP_LIMIT_NS;
-    const struct timespec deadline = { .tv_sec = (time_t)(until / 1000000000u),
-                                       .tv_nsec = (long)(until % 1000000000u) };
+    const struct timespec deadline = timespec_of(clock_ns() + STEP_LIMIT_NS);
     int ret = 0;
 
     while (vm->stop.kind == UMBRA_STOP_NONE && vm->pending.kind == UMBRA_OUTCOME_NONE &&
@@ -434,10 +432,7 @@ static enum umbra_stop_kind debug_stop_kind(const struct umbra_vm *vm)
 int umbra_vm_wait_stop(struct umbra_vm *vm, int64_t timeout_ms, struct umbra_stop *stop,
                        struct umbra_error *error)
 {
-    const uint64_t until =
-        clock_ns() + (uint64_t)(timeout_ms < 0 ? 0 : timeout_ms) * 1000000u;
-    const struct timespec deadline = { .tv_sec = (time_t)(until / 1000000000u),
-                                       .tv_nsec = (long)(until % 1000000000u) };
+    const struct timespec deadline = timespec_of(vm_deadline(timeout_ms));
     struct umbra_stop hit = { 0 };
     int ret = callback_refuse(vm, "umbra_vm_wait_stop", error);
 

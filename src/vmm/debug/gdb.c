@@ -14,27 +14,53 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "backend/chardev/char_end_open.h"
 #include "base/error.h"
 #include "base/thread.h"
 #include "vmm/vm/vm.h"
 
 /* ---- Wire ------------------------------------------------------------------------------ */
 
+static void gdb_drop(struct gdb *gdb, const char *why)
+{
+    if (why != NULL) {
+        log_warning(gdb->vm->machine.log, "gdb: the connection is closed: %s", why);
+    }
+    close(gdb->client);
+    gdb->client = -1;
+}
+
+/* Wait until the client takes more; a look at what else is due every GDB_LOOK_MS. */
+static bool gdb_wait_room(struct gdb *gdb)
+{
+    struct pollfd room = { .fd = gdb->client, .events = POLLOUT };
+
+    for (unsigned ms = 0; ms < GDB_STALL_MS; ms += GDB_LOOK_MS) {
+        if (poll(&room, 1, GDB_LOOK_MS) == 1) {
+            return true;
+        }
+        if (atomic_load(&gdb->quit)) {
+            break;
+        }
+    }
+    return false;
+}
+
 static void gdb_write(struct gdb *gdb, const char *bytes, size_t length)
 {
     while (length > 0 && gdb->client >= 0) {
-        ssize_t n = send(gdb->client, bytes, length, MSG_NOSIGNAL);
+        ssize_t n = send(gdb->client, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-        if (n < 0 && errno == EINTR) {
-            continue;
+        if (n > 0) {
+            bytes += n;
+            length -= (size_t)n;
+        } else if (n < 0 && errno == EAGAIN) {
+            if (!gdb_wait_room(gdb)) {
+                gdb_drop(gdb, "the client does not read its replies");
+            }
+        } else if (errno != EINTR) {
+            gdb_drop(gdb, NULL);
         }
-        if (n <= 0) {
-            close(gdb->client);
-            gdb->client = -1;
-            return;
-        }
-        bytes += n;
-        length -= (size_t)n;
     }
 }
 
@@ -86,6 +112,11 @@ static bool gdb_take_packet(struct gdb *gdb)
     if (gdb->in[0] != '$') {
         bool interrupt = gdb->in[0] == GDB_INTERRUPT;
 
+        if (!interrupt && gdb->in[0] != '+' && gdb->in[0] != '-') {
+            /* A browser can be made to send packets in the body of a request. */
+            gdb_drop(gdb, "what came is not the remote protocol");
+            return false;
+        }
         memmove(gdb->in, gdb->in + 1, --gdb->in_length);
         if (interrupt && gdb->running) {
             umbra_vm_pause(gdb->vm, NULL);
@@ -125,8 +156,7 @@ static void gdb_receive(struct gdb *gdb)
                      sizeof(gdb->in) - gdb->in_length, MSG_DONTWAIT);
 
     if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-        close(gdb->client);
-        gdb->client = -1;
+        gdb_drop(gdb, NULL);
         return;
     }
     gdb->in_length += n > 0 ? (size_t)n : 0;
@@ -136,12 +166,20 @@ static void gdb_receive(struct gdb *gdb)
 
 static void gdb_accept(struct gdb *gdb)
 {
-    gdb->client = accept4(gdb->listener, NULL, NULL, SOCK_CLOEXEC);
+    gdb->client = accept4(gdb->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (gdb->client < 0) {
+        gdb->resting = accept_must_rest(errno);
+        return;
+    }
+    if (gdb->unix_path[0] != '\0' && !char_end_peer_allowed(gdb->client)) {
+        gdb_drop(gdb, "the client is of another user");
+        return;
+    }
     gdb->in_length = 0;
     gdb->no_ack = false;
     gdb->running = false;
     gdb->vcpu = 0;
-    if (gdb->client >= 0 && vm_state(gdb->vm) == VM_RUNNING) {
+    if (vm_state(gdb->vm) == VM_RUNNING) {
         umbra_vm_pause(gdb->vm, NULL);
     }
 }
@@ -156,11 +194,13 @@ static void *gdb_main(void *context)
             { .fd = gdb->wake, .events = POLLIN },
             { .fd = gdb->client >= 0 ? gdb->client : gdb->listener, .events = POLLIN },
         };
+        nfds_t polled = gdb->resting ? 1 : ARRAY_SIZE(fds);
         uint64_t count;
 
-        if (poll(fds, ARRAY_SIZE(fds), -1) < 0) {
+        if (poll(fds, polled, gdb->resting ? ACCEPT_REST_MS : -1) < 0) {
             continue;
         }
+        gdb->resting = false;
         if (fds[0].revents != 0 && read(gdb->wake, &count, sizeof(count)) > 0 &&
             gdb->client >= 0 && gdb->running) {
             gdb_report_stop(gdb);
@@ -176,21 +216,16 @@ static void *gdb_main(void *context)
     return NULL;
 }
 
-static int gdb_listen_unix(struct gdb *gdb, const char *path)
+static int gdb_listen_unix(struct gdb *gdb, const char *path, struct umbra_error *error)
 {
-    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    int ret = char_end_open_unix(path, &gdb->listener, error);
 
-    if (strlen(path) >= sizeof(address.sun_path)) {
-        return -ENAMETOOLONG;
+    if (ret == 0) {
+        strcpy(gdb->unix_path, path); /* it fits a socket's address */
+    } else {
+        error_prefix(error, "gdb");
     }
-    strcpy(address.sun_path, path);
-    gdb->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (gdb->listener < 0 ||
-        bind(gdb->listener, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        return -errno;
-    }
-    strcpy(gdb->unix_path, path);
-    return listen(gdb->listener, 1) < 0 ? -errno : 0;
+    return ret;
 }
 
 static int gdb_listen_tcp(struct gdb *gdb, const char *text)
@@ -218,6 +253,17 @@ static int gdb_listen_tcp(struct gdb *gdb, const char *text)
     return listen(gdb->listener, 1) < 0 ? -errno : 0;
 }
 
+/* @ret, with @error when it is one. */
+static int gdb_listen_failed(int ret, const char *address, struct umbra_error *error)
+{
+    return ret >= 0
+               ? 0
+               : error_errno(error, UMBRA_ERROR_INTERNAL, -ret,
+                             "cannot listen for gdb on \"%s\" (PORT, ADDRESS:PORT or "
+                             "unix:PATH)",
+                             address);
+}
+
 int gdb_create(struct umbra_vm *vm, const char *address, struct gdb **out,
                struct umbra_error *error)
 {
@@ -230,19 +276,16 @@ int gdb_create(struct umbra_vm *vm, const char *address, struct gdb **out,
     gdb->vm = vm;
     gdb->listener = gdb->client = -1;
     gdb->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    ret = strncmp(address, "unix:", 5) == 0 ? gdb_listen_unix(gdb, address + 5)
-                                            : gdb_listen_tcp(gdb, address);
-    if (ret == 0 && gdb->wake < 0) {
-        ret = -EMFILE;
-    }
+    ret = gdb->wake < 0 ? gdb_listen_failed(-errno, address, error)
+          : strncmp(address, "unix:", 5) == 0
+              ? gdb_listen_unix(gdb, address + 5, error)
+              : gdb_listen_failed(gdb_listen_tcp(gdb, address), address, error);
     if (ret == 0) {
-        ret = thread_start(&gdb->thread, NULL, gdb_main, gdb);
+        ret = gdb_listen_failed(thread_start(&gdb->thread, NULL, gdb_main, gdb), address,
+                                error);
     }
     if (ret < 0) {
         atomic_store(&gdb->quit, true);
-        error_errno(error, UMBRA_ERROR_INTERNAL, -ret,
-                    "cannot listen for gdb on \"%s\" (PORT, ADDRESS:PORT or unix:PATH)",
-                    address);
         gdb_destroy(gdb);
         return ret;
     }

@@ -15,6 +15,8 @@ enum {
     GDB_SIGTRAP = 5,
     GDB_SIGINT = 2,
     GDB_INTERRUPT = 0x03,
+    GDB_STALL_MS = 5000, /* a client that reads nothing for so long is dropped */
+    GDB_LOOK_MS = 50,
 };
 
 struct gdb {
@@ -24,6 +26,7 @@ struct gdb {
     pthread_t thread;
     atomic_bool quit;
     bool no_ack, running;
+    bool resting;  /* no descriptor for another client: none is looked for, for a while */
     unsigned vcpu; /* the thread that g, p, m, ... mean */
     char in[GDB_PACKET_MAX];
     size_t in_length;

@@ -206,8 +206,7 @@ int console_expect(struct console *console, const char *pattern, bool regex,
                    uint64_t deadline_ns, struct umbra_match *match,
                    struct umbra_error *error)
 {
-    const struct timespec deadline = { .tv_sec = (time_t)(deadline_ns / 1000000000u),
-                                       .tv_nsec = (long)(deadline_ns % 1000000000u) };
+    const struct timespec deadline = timespec_of(deadline_ns);
     regex_t compiled;
     int ret = 0;
 

@@ -163,10 +163,7 @@ static enum keeper_work vm_keeper_wait(struct umbra_vm *vm)
                      "the guest still ran after %" PRIu64 ".%03" PRIu64 " s",
                      vm->config->timeout_ms / 1000, vm->config->timeout_ms % 1000);
         } else if (live && vm->deadline_ns != 0) {
-            const struct timespec until = {
-                .tv_sec = (time_t)(vm->deadline_ns / 1000000000u),
-                .tv_nsec = (long)(vm->deadline_ns % 1000000000u),
-            };
+            const struct timespec until = timespec_of(vm->deadline_ns);
 
             pthread_cond_timedwait(&vm->changed, &vm->lock, &until);
         } else {

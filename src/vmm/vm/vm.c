@@ -132,7 +132,7 @@ int vm_start_held(struct umbra_vm *vm, enum vm_state next, const char *call,
         vm->start_ns = clock_ns();
         vm->deadline_ns = vm->config->timeout_ms == 0
                               ? 0
-                              : vm->start_ns + vm->config->timeout_ms * 1000000u;
+                              : deadline_after(vm->start_ns, vm->config->timeout_ms);
         vm->state = next;
         vm->stop.kind = UMBRA_STOP_NONE;
         pthread_cond_broadcast(&vm->changed);
@@ -176,7 +176,7 @@ const char *vm_console_name(const struct umbra_vm *vm, unsigned port)
 
 uint64_t vm_deadline(int64_t timeout_ms)
 {
-    return timeout_ms < 0 ? 0 : clock_ns() + (uint64_t)timeout_ms * 1000000u;
+    return timeout_ms < 0 ? 0 : deadline_after(clock_ns(), (uint64_t)timeout_ms);
 }
 
 int vm_poll(struct umbra_vm *vm, int fd, short events, uint64_t deadline_ns)
@@ -187,8 +187,7 @@ int vm_poll(struct umbra_vm *vm, int fd, short events, uint64_t deadline_ns)
     for (;;) {
         uint64_t now = clock_ns();
         uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
-        const struct timespec timeout = { .tv_sec = (time_t)(left / 1000000000u),
-                                          .tv_nsec = (long)(left % 1000000000u) };
+        const struct timespec timeout = timespec_of(left);
         int ready = ppoll(fds, 2, deadline_ns != 0 ? &timeout : NULL, NULL);
 
         if (ready > 0) {
