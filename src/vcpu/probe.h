@@ -36,9 +36,11 @@ struct kvm_probe {
     enum kvm_paging paging;
     struct kvm_probe_caps caps;
 
-    bool measured;           /* the tiny guest ran: what follows is valid */
-    bool masks_apply;        /* features masked by KVM_SET_CPUID2 are gone in the guest */
-    bool pv_masks_apply;     /* so are KVM's paravirtual feature bits */
+    bool measured;       /* the tiny guest ran: what follows is valid */
+    bool masks_apply;    /* features masked by KVM_SET_CPUID2 are gone in the guest */
+    bool pv_masks_apply; /* so are KVM's paravirtual feature bits */
+    bool
+        apic_ids_apply; /* CPUID says each vCPU's own APIC id, not the host processor's */
     bool cpl0_interpreted;   /* the guest's kernel mode runs in KVM's emulator */
     uint64_t instruction_ps; /* one simple instruction at CPL0, picoseconds */
     uint64_t exit_ns;        /* one `out` at CPL0, there and back */

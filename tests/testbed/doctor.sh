@@ -4,7 +4,7 @@
 . ./lib.sh
 
 run umbra doctor
-verdict "doctor's table" 0 '^good .*KVM ' 'AMD SVM' 'nested paging +on' 'CPUID masks +apply' \
+verdict "doctor's table" 0 '^good .*KVM ' 'AMD SVM' 'nested paging +on' 'CPUID masks +apply' "CPUID APIC ids +each processor's own" \
     'guest kernels +run on the processor'
 
 # A masked feature is really gone, so nothing is added to the command line.

@@ -22,6 +22,7 @@ enum {
     GUEST_PDPT = 0x1000,
     GUEST_PD = 0x2000,
     GUEST_CODE = 0x3000,
+    GUEST_USER_CODE = 0x3800,
     GUEST_SIZE = 0x4000,
 };
 
@@ -40,6 +41,11 @@ enum {
 #define LEAF7_EBX_MASKED                                                                 \
     (1u << 0 | 1u << 7 | 1u << 9 | 1u << 10 | 1u << 20) /* fsgsbase smep
                                                                   erms invpcid smap */
+
+/* An APIC id that the host's processor does not have: a program in the guest sees it, or
+ * that processor's own. */
+#define LEAF1_EBX_APIC_ID 0xff000000u
+#define PLANTED_APIC_ID   0xa5000000u
 
 static const uint8_t guest_code[] = {
     0xb8, 0x07, 0x00, 0x00, 0x00,                         /* mov eax, 7 */
@@ -62,6 +68,15 @@ static const uint8_t guest_code[] = {
     0x75, 0xfc,                                           /* jnz again */
     0xef, 0xef, 0xef, 0xef, 0xef, 0xef, 0xef, 0xef, 0xef, /* out dx, eax: LOOP_OUTS */
     0xef, 0xef, 0xef, 0xef, 0xef, 0xef, 0xef, 0xef, 0xeb, 0xe4, /* jmp cycle */
+};
+
+/* At CPL 3, which some KVMs leave to the processor where they interpret CPL 0. */
+static const uint8_t user_code[] = {
+    0xb8, 0x01, 0x00, 0x00, 0x00, /* mov eax, 1 */
+    0x0f, 0xa2,                   /* cpuid */
+    0x89, 0xd8,                   /* mov eax, ebx */
+    0x66, 0xba, 0xf0, 0x00,       /* mov dx, 0xf0 */
+    0xef,                         /* out dx, eax */
 };
 
 struct probe_guest {
@@ -182,6 +197,7 @@ static int guest_cpuid(struct probe_guest *guest)
 
         if (entry->function == 1) {
             entry->ecx &= ~LEAF1_ECX_MASKED;
+            entry->ebx = (entry->ebx & ~LEAF1_EBX_APIC_ID) | PLANTED_APIC_ID;
         } else if (entry->function == 7 && entry->index == 0) {
             entry->ebx &= ~LEAF7_EBX_MASKED;
         } else if (entry->function == 0x40000001) {
@@ -206,28 +222,31 @@ static int guest_memory(struct probe_guest *guest)
         return -errno;
     }
     guest->memory = memory;
-    store_le64(memory + GUEST_PML4, GUEST_PDPT | 0x3); /* present, writable */
-    store_le64(memory + GUEST_PDPT, GUEST_PD | 0x3);
-    store_le64(memory + GUEST_PD, 0x83); /* and 2 MiB */
+    store_le64(memory + GUEST_PML4, GUEST_PDPT | 0x7); /* present, writable, user */
+    store_le64(memory + GUEST_PDPT, GUEST_PD | 0x7);
+    store_le64(memory + GUEST_PD, 0x87); /* and 2 MiB */
     memcpy(memory + GUEST_CODE, guest_code, sizeof(guest_code));
+    memcpy(memory + GUEST_USER_CODE, user_code, sizeof(user_code));
     region.userspace_addr = (uintptr_t)memory;
     return try_ioctl(guest, guest->vm_fd, "KVM_SET_USER_MEMORY_REGION",
                      KVM_SET_USER_MEMORY_REGION, &region);
 }
 
-/* 64-bit mode at GUEST_CODE, CPL 0, interrupts off. */
-static int guest_registers(struct probe_guest *guest)
+/* 64-bit mode at @rip with privilege level @cpl, ports allowed, interrupts off. */
+static int guest_registers(struct probe_guest *guest, uint64_t rip, uint8_t cpl)
 {
-    struct kvm_regs regs = { .rip = GUEST_CODE, .rflags = 0x2 };
+    struct kvm_regs regs = { .rip = rip, .rflags = 0x2 | (uint64_t)cpl << 12 };
     struct kvm_segment code = { .limit = 0xffffffff,
-                                .selector = 0x8,
+                                .selector = (uint16_t)(0x8 | cpl),
+                                .dpl = cpl,
                                 .type = 11,
                                 .present = 1,
                                 .s = 1,
                                 .l = 1,
                                 .g = 1 };
     struct kvm_segment data = { .limit = 0xffffffff,
-                                .selector = 0x10,
+                                .selector = (uint16_t)(0x10 | cpl),
+                                .dpl = cpl,
                                 .type = 3,
                                 .present = 1,
                                 .s = 1,
@@ -285,7 +304,7 @@ static int guest_create(struct probe_guest *guest)
         return -errno;
     }
     rc = guest_cpuid(guest);
-    return rc != 0 ? rc : guest_registers(guest);
+    return rc != 0 ? rc : guest_registers(guest, GUEST_CODE, 0);
 }
 
 static void guest_destroy(struct probe_guest *guest)
@@ -330,6 +349,19 @@ static uint64_t smaller(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static void guest_measure_user(struct probe_guest *guest, struct kvm_probe *probe)
+{
+    uint32_t leaf1;
+    uint64_t ns;
+
+    /* Where this cannot be looked at, it is taken to be as with the masks. */
+    probe->apic_ids_apply = probe->masks_apply;
+    if (guest_registers(guest, GUEST_USER_CODE, 3) == 0 &&
+        guest_step(guest, &leaf1, &ns) == 0) {
+        probe->apic_ids_apply = (leaf1 & LEAF1_EBX_APIC_ID) == PLANTED_APIC_ID;
+    }
+}
+
 static int guest_measure(struct probe_guest *guest, struct kvm_probe *probe)
 {
     uint64_t ns, loop = UINT64_MAX, plain = UINT64_MAX, total = 0;
@@ -359,6 +391,7 @@ static int guest_measure(struct probe_guest *guest, struct kvm_probe *probe)
     probe->exit_ns = total / (CYCLES * (LOOP_OUTS - 1));
     probe->instruction_ps = loop > plain ? (loop - plain) * 1000 / (2 * LOOP_COUNT) : 0;
     probe->cpl0_interpreted = probe->instruction_ps > INTERPRETED_PS;
+    guest_measure_user(guest, probe);
     return 0;
 }
 

@@ -121,6 +121,15 @@ static void check_measured(struct doctor *doctor, const struct kvm_probe *probe)
             "line; other guests must not rely on CPUID",
             "do not apply: guests see the processor's own features");
     }
+    if (probe->apic_ids_apply) {
+        add(doctor, "CPUID APIC ids", STATUS_GOOD, NULL, "each processor's own");
+    } else {
+        add(doctor, "CPUID APIC ids", STATUS_NOTE,
+            "guests must take APIC ids and processor counts from the APIC and from "
+            "ACPI's "
+            "tables, as Linux does, not from CPUID",
+            "the host processor's, and so is the topology");
+    }
     if (probe->cpl0_interpreted) {
         add(doctor, "guest kernels", STATUS_NOTE,
             "prefer small guests; a stock Linux boot takes minutes and cannot reach user "
