@@ -89,8 +89,11 @@ static void test_xsave_native(void **state)
         uint64_t mask = masks[i / 2] & full;
 
         image_fill(guest, i & 1 ? full : full & 0x45);
-        memset(native, 0, sizeof(native));
-        memset(area(guest), 0, 3072);
+        /* What is not written has to stay. */
+        memset(native, 0xa5, sizeof(native));
+        memset(area(guest), 0xa5, 3072);
+        memset(native + 512, 0, 64); /* XSAVE merges into the header */
+        memset(area(guest) + 512, 0, 64);
         native_xsave(guest->image, native, mask, false);
         assert_int_equal(run_ae(guest, MODRM_XSAVE, mask), INSN_DONE);
         assert_area_equal(area(guest), native, 2688);
@@ -106,12 +109,54 @@ static void test_xsavec_native(void **state)
 
     for (size_t i = 0; i < ARRAY_SIZE(masks); i++) {
         image_fill(guest, full);
-        memset(native, 0, sizeof(native));
-        memset(area(guest), 0, 3072);
+        memset(native, 0xa5, sizeof(native));
+        memset(area(guest), 0xa5, 3072);
         native_xsave(guest->image, native, masks[i] & full, true);
         assert_int_equal(run_c7(guest, 4, masks[i] & full), INSN_DONE);
         assert_area_equal(area(guest), native, 2688);
     }
+}
+
+/* FOP, FIP and FDP, whatever processor this is. 0xa5 is what was there before. */
+static void test_x87_pointers(void **state)
+{
+    const uint64_t kept = UINT64_C(0xa5a5a5a5a5a5a5a5);
+    const uint64_t fip = UINT64_C(0xffff800011112222);
+    const struct {
+        enum insn_x87_pointers pointers;
+        bool pending;
+        uint64_t saved, restored;
+    } rows[] = {
+        { INSN_X87_SAVED, false, fip, fip },  { INSN_X87_SAVED, true, fip, fip },
+        { INSN_X87_ZEROED, false, 0, fip },   { INSN_X87_ZEROED, true, fip, fip },
+        { INSN_X87_KEPT, false, kept, kept }, { INSN_X87_KEPT, true, fip, fip },
+    };
+    struct guest *guest = *state;
+
+    for (size_t i = 0; i < ARRAY_SIZE(rows) * 2; i++) {
+        bool xsave = i & 1;
+        typeof(rows[0]) *row = &rows[i / 2];
+
+        insn_x87_pointers_set(guest->engine, row->pointers);
+        image_fill(guest, 3);
+        if (row->pending) { /* a zero divide, which FCW does not mask */
+            store_le16(guest->image, 0x27b);
+            store_le16(guest->image + 2, 0x8084);
+        }
+        memset(area(guest), 0xa5, 512);
+        memset(area(guest) + 512, 0, 64);
+        assert_int_equal(run_ae(guest, xsave ? MODRM_XSAVE : MODRM_FXSAVE, 3), INSN_DONE);
+        assert_int_equal(load_le64(area(guest) + 8), row->saved);
+        store_le64(area(guest) + 8, fip);
+        store_le64(guest->image + 8, kept);
+        assert_int_equal(run_ae(guest, xsave ? MODRM_XRSTOR : MODRM_FXRSTOR, 3),
+                         INSN_DONE);
+        assert_int_equal(load_le64(guest->image + 8), row->restored);
+    }
+    assert_int_equal(insn_x87_pointers_of("GenuineIntel", UINT32_MAX), INSN_X87_SAVED);
+    assert_int_equal(insn_x87_pointers_of("AuthenticAMD", 4), INSN_X87_ZEROED);
+    assert_int_equal(insn_x87_pointers_of("AuthenticAMD", ~4u), INSN_X87_KEPT);
+    assert_int_equal(insn_x87_pointers_of("HygonGenuine", ~4u), INSN_X87_KEPT);
 }
 
 static void test_round_trip(void **state)
@@ -127,6 +172,7 @@ static void test_round_trip(void **state)
                   { true, 4, MODRM_XRSTOR },
                   { true, 5, 3 } };
 
+    insn_x87_pointers_set(guest->engine, INSN_X87_SAVED);
     for (size_t i = 0; i < ARRAY_SIZE(pairs); i++) {
         memset(area(guest), 0, 3072);
         image_fill(guest, full);
@@ -211,6 +257,7 @@ static void test_fxsave(void **state)
     struct guest *guest = *state;
     static uint8_t saved[IMAGE_SIZE];
 
+    insn_x87_pointers_set(guest->engine, INSN_X87_SAVED);
     image_fill(guest, 3);
     memcpy(saved, guest->image, sizeof(saved));
     memset(area(guest), 0xee, 512);
@@ -285,6 +332,7 @@ static void test_32bit(void **state)
 {
     struct guest *guest = *state;
 
+    insn_x87_pointers_set(guest->engine, INSN_X87_SAVED);
     image_fill(guest, 7);
     guest_make_32bit(guest);
     guest->cpu.gpr[INSN_RSI] = AREA;
@@ -304,10 +352,15 @@ static void test_32bit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_xsave_native), TEST(test_xsavec_native),
-        TEST(test_round_trip),   TEST(test_initial_components),
-        TEST(test_bad_headers),  TEST(test_fxsave),
-        TEST(test_mxcsr),        TEST(test_xcr0),
+        TEST(test_xsave_native),
+        TEST(test_xsavec_native),
+        TEST(test_x87_pointers),
+        TEST(test_round_trip),
+        TEST(test_initial_components),
+        TEST(test_bad_headers),
+        TEST(test_fxsave),
+        TEST(test_mxcsr),
+        TEST(test_xcr0),
         TEST(test_32bit),
     };
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The guest's FPU state as an XSAVE image, and when its instructions are available. */
 #include <cpuid.h>
+#include <string.h>
 
 #include "base/util.h"
 #include "vcpu/x86_64/insn/internal.h"
@@ -16,11 +17,34 @@ static uint64_t host_xgetbv(void)
     return (uint64_t)high << 32 | low;
 }
 
+void insn_x87_pointers_set(struct insn_engine *engine, enum insn_x87_pointers pointers)
+{
+    engine->x87_pointers = pointers;
+}
+
+enum insn_x87_pointers insn_x87_pointers_of(const char vendor[12], uint32_t extensions)
+{
+    if (memcmp(vendor, "AuthenticAMD", 12) != 0 &&
+        memcmp(vendor, "HygonGenuine", 12) != 0)
+        return INSN_X87_SAVED;
+    return extensions & 1u << 2 ? INSN_X87_ZEROED : INSN_X87_KEPT;
+}
+
+static enum insn_x87_pointers host_x87_pointers(void)
+{
+    uint32_t eax, registers[3] = { 0 }, ecx, edx, extensions = 0;
+
+    __get_cpuid(0, &eax, &registers[0], &registers[2], &registers[1]);
+    __get_cpuid(0x80000008, &eax, &extensions, &ecx, &edx);
+    return insn_x87_pointers_of((const char *)registers, extensions);
+}
+
 void insn_image_probe(struct insn_engine *engine)
 {
     _Alignas(16) uint8_t fxsave[512] = { 0 };
     uint32_t eax, ebx, ecx, edx;
 
+    engine->x87_pointers = host_x87_pointers();
     __asm__ volatile("fxsave64 %0" : "=m"(fxsave));
     engine->mxcsr_mask = load_le32(fxsave + IMAGE_MXCSR_MASK);
     if (!engine->mxcsr_mask)

@@ -141,6 +141,20 @@ int insn_engine_create(struct insn_engine **engine);
 void insn_engine_destroy(struct insn_engine *engine);
 
 /*
+ * What FXSAVE and XSAVE do with FOP, FIP and FDP while no unmasked x87 exception is pending
+ * (APM volume 5, FXSAVE; CPUID 8000_0008 EBX[2], RstrFpErrPtrs; SDM volume 1, 10.5.1). An
+ * engine begins with what this host's processor does, since guests see its CPUID.
+ */
+enum insn_x87_pointers {
+    INSN_X87_SAVED,  /* Intel: as ever */
+    INSN_X87_ZEROED, /* AMD with RstrFpErrPtrs: zeroes are saved, restoring loads them */
+    INSN_X87_KEPT,   /* AMD without: neither memory nor registers change */
+};
+void insn_x87_pointers_set(struct insn_engine *engine, enum insn_x87_pointers pointers);
+/* Of the processor with this CPUID: leaf 0's EBX, ECX, EDX and 8000_0008's EBX. */
+enum insn_x87_pointers insn_x87_pointers_of(const char vendor[12], uint32_t extensions);
+
+/*
  * Complete the instruction at CS:RIP of @cpu. @bytes are its first @count bytes as far as
  * known (0 is fine); the rest is fetched through @ops.
  */

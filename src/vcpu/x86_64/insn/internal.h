@@ -89,6 +89,7 @@ struct insn_engine {
     uint64_t host_features;
     uint64_t host_xcr0; /* 0 without OSXSAVE */
     uint32_t mxcsr_mask;
+    enum insn_x87_pointers x87_pointers;
     /* Written by the vCPU's thread, read by any: relaxed atomics, no ordering implied. */
     uint64_t counts[ZYDIS_MNEMONIC_MAX_VALUE + 1];
 };
@@ -230,7 +231,7 @@ uint64_t insn_host_features(void); /* what insn_host_unit() compares with */
 
 /* ---- image.c ---- */
 
-/* Fill component[], host_xcr0 and mxcsr_mask. */
+/* Fill component[], host_xcr0, mxcsr_mask and x87_pointers. */
 void insn_image_probe(struct insn_engine *engine);
 
 /* Make run->image available: components that XSTATE_BV says are initial hold their

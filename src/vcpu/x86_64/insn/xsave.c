@@ -47,18 +47,32 @@ static bool is_wide(const struct insn_run *run)
     }
 }
 
+/* Whether the x87 state in @legacy has an exception pending that is not masked: the
+ * processor computes FSW.ES from these, whatever memory says. */
+static bool x87_pending(const uint8_t *legacy)
+{
+    return (load_le16(legacy + IMAGE_FSW) & ~load_le16(legacy + IMAGE_FCW) & 0x3f) != 0;
+}
+
 /* Write the x87 part of the legacy region to @address. */
 static int legacy_x87_write(struct insn_run *run, uint64_t address)
 {
     uint8_t control[IMAGE_MXCSR];
+    bool pointers =
+        run->engine->x87_pointers == INSN_X87_SAVED || x87_pending(run->image);
     int result;
 
     memcpy(control, run->image, sizeof(control));
+    if (!pointers)
+        memset(control + IMAGE_FOP, 0, IMAGE_MXCSR - IMAGE_FOP);
     if (!is_wide(run)) { /* selectors read as zero: FCS and FDS are deprecated */
         memset(control + IMAGE_FIP + 4, 0, 4);
         memset(control + IMAGE_FDP + 4, 0, 4);
     }
-    result = insn_write(run, address, control, sizeof(control));
+    result = insn_write(run, address, control,
+                        pointers || run->engine->x87_pointers == INSN_X87_ZEROED
+                            ? sizeof(control)
+                            : IMAGE_FOP);
     if (result)
         return result;
     return insn_write(run, address + IMAGE_ST, run->image + IMAGE_ST,
@@ -82,7 +96,9 @@ static int legacy_xmm_write(struct insn_run *run, uint64_t address)
 /* Take the x87 part over from the legacy region @legacy. */
 static void legacy_x87_load(struct insn_run *run, const uint8_t *legacy)
 {
-    memcpy(run->image, legacy, IMAGE_MXCSR);
+    bool pointers = run->engine->x87_pointers != INSN_X87_KEPT || x87_pending(legacy);
+
+    memcpy(run->image, legacy, pointers ? IMAGE_MXCSR : IMAGE_FOP);
     if (!is_wide(run)) {
         memset(run->image + IMAGE_FIP + 4, 0, 4);
         memset(run->image + IMAGE_FDP + 4, 0, 4);
