@@ -11,6 +11,22 @@ if [ -t 2 ]; then bold=$'\e[1m' plain=$'\e[0m'; else bold= plain=; fi
 say() { printf '%s[%s %4ss]%s %s\n' "$bold" "$name" "$SECONDS" "$plain" "$*" >&2; }
 die() { printf '%s: %s\n' "$name" "$1" >&2; exit "${2:-1}"; }
 
+# What this host is: a red run on another one then tells where it was.
+describe_host() {
+    local model kind why where
+    model=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1)
+    kind=$(cd /sys/module && ls -d kvm_intel kvm_amd kvm_pvm 2>/dev/null | paste -sd" " || true)
+    if why=$("$root/tests/guard" --kvm 10 true); then
+        kind="KVM works (${kind:-module unknown})"
+        where="tests of label kvm run on it, those of label testbed on an emulated processor"
+    else
+        kind="no KVM: ${why#SKIP: }"
+        where="tests of label kvm are skipped, their guests run in the testbed (testbed_guests)"
+    fi
+    say "host: ${model:-$(uname -m)}, $(nproc) processors, Linux $(uname -r); $kind"
+    say "host: $where"
+}
+
 # Run a command as root: as we are, or through sudo.
 as_root() {
     if [ "$(id -u)" = 0 ]; then

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the embedding tests share: a config for a micro guest, and skipping without KVM. */
+/* What the embedding tests share: a config for a micro guest, checked calls. */
 #ifndef TESTS_API_API_TEST_H
 #define TESTS_API_API_TEST_H
 
@@ -58,15 +58,6 @@ static inline struct umbra_vm *api_create(struct umbra_config *config)
     assert_ok(umbra_vm_create(config, &vm, &error));
     umbra_config_free(config);
     return vm;
-}
-
-/* Group setup: exit 77 with the reason where there is no KVM. */
-static inline void api_need_kvm(void)
-{
-    if (access("/dev/kvm", R_OK | W_OK) != 0) {
-        printf("SKIP: /dev/kvm cannot be used here\n");
-        exit(77);
-    }
 }
 
 #endif

@@ -12,9 +12,6 @@ import tempfile
 import time
 
 umbra, guest, config = sys.argv[1:4]
-if not os.access("/dev/kvm", os.W_OK):
-    print("SKIP: /dev/kvm cannot be used here")
-    sys.exit(77)
 os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp()
 MIB = 1 << 20
 PAGE = 4096

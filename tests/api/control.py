@@ -15,9 +15,6 @@ import tempfile
 import time
 
 umbra, guest = sys.argv[1:3]
-if not os.access("/dev/kvm", os.W_OK):
-    print("SKIP: /dev/kvm cannot be used here")
-    sys.exit(77)
 runtime = tempfile.mkdtemp()
 os.environ["XDG_RUNTIME_DIR"] = runtime
 path = runtime + "/umbra/t.sock"

@@ -188,6 +188,5 @@ int main(void)
         cmocka_unit_test(test_config),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

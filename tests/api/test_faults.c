@@ -577,6 +577,5 @@ int main(void)
         cmocka_unit_test(test_inside_callbacks),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

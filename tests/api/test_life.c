@@ -295,6 +295,5 @@ int main(void)
         cmocka_unit_test(test_manners),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -587,6 +587,5 @@ int main(void)
         cmocka_unit_test(test_smap),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -112,6 +112,5 @@ int main(void)
         cmocka_unit_test(test_resident),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,6 +125,5 @@ int main(void)
         cmocka_unit_test(test_use),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

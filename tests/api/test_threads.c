@@ -182,6 +182,5 @@ int main(void)
         cmocka_unit_test(test_threads),
     };
 
-    api_need_kvm();
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

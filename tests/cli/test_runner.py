@@ -4,7 +4,6 @@
 import os
 import re
 import shutil
-import sys
 import tempfile
 import unittest
 import xml.etree.ElementTree as tree
@@ -12,10 +11,6 @@ import xml.etree.ElementTree as tree
 from launcher import main, run
 
 GUESTS = os.environ["UMBRA_GUESTS"]
-if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-    print("skipped: no access to /dev/kvm")
-    sys.exit(77)
-
 
 def guest(name):
     return os.path.join(GUESTS, name + ".elf")
