@@ -21,7 +21,7 @@ describe_host() {
         where="tests of label kvm run on it, those of label testbed on an emulated processor"
     else
         kind="no KVM: ${why#SKIP: }"
-        where="tests of label kvm are skipped, their guests run in the testbed (testbed_guests)"
+        where="tests of label kvm are skipped and run in the testbed: testbed_guests, testbed_api"
     fi
     say "host: ${model:-$(uname -m)}, $(nproc) processors, Linux $(uname -r); $kind"
     say "host: $where"

@@ -30,7 +30,7 @@ enum vcpu_want { WANT_RUN, WANT_PAUSE, WANT_STOP };
 #define KICK_SIGNAL (SIGRTMIN + 5)
 
 /* The kernel's sigset_t is 8 bytes long, glibc's is not. */
-enum { KERNEL_SIGSET_SIZE = 8 };
+enum { KERNEL_SIGSET_SIZE = 8, VCPU_PIECES_MAX = 4096 };
 
 static int vcpu_set_signal_mask(struct vcpu *vcpu)
 {
@@ -158,12 +158,40 @@ static bool vcpu_may_run(const struct vcpu *vcpu)
     return atomic_load(&set->want) == WANT_RUN && (only < 0 || only == (int)vcpu->index);
 }
 
-/* KVM finishes a port or MMIO read only at the next entry: have it do so, and come back.
+/* What KVM_RUN came back with. */
+static void vcpu_take_exit(struct vcpu *vcpu)
+{
+    enum vcpu_verdict verdict;
+#ifdef UMBRA_EXIT_ACCOUNTING
+    uint64_t start = exit_clock();
+
+    vcpu->detail.kind = EXIT_KEY_NONE;
+#endif
+    verdict = vcpu_handle_exit(vcpu);
+#ifdef UMBRA_EXIT_ACCOUNTING
+    exit_stats_count(vcpu->stats, vcpu->run->exit_reason, &vcpu->detail, start,
+                     exit_clock());
+#endif
+    if (verdict == VCPU_ENDED) {
+        vcpu_set_close(vcpu->set);
+    }
+}
+
+/*
+ * KVM finishes an instruction whose access was an exit only at the next entry (api.rst, 5,
+ * immediate_exit): have it do so, and come back. An access that KVM takes in several pieces
+ * (one of 16 bytes, one across pages, a repeated one) is another exit for each: all of them
+ * belong to what the guest has begun. Where a guest has more of them than the limit, the last
+ * one is completed when it runs on.
  */
 static void vcpu_complete_exit(struct vcpu *vcpu)
 {
+    unsigned pieces = 0;
+
     vcpu->run->immediate_exit = 1;
-    ioctl(vcpu->fd, KVM_RUN, 0);
+    while (pieces++ < VCPU_PIECES_MAX && ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+        vcpu_take_exit(vcpu);
+    }
     vcpu->run->immediate_exit = 0;
 }
 
@@ -201,11 +229,6 @@ static void vcpu_take_kick(void)
 
 static void vcpu_run_once(struct vcpu *vcpu)
 {
-    enum vcpu_verdict verdict;
-#ifdef UMBRA_EXIT_ACCOUNTING
-    uint64_t start;
-#endif
-
     if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
         if (errno == EINTR || errno == EAGAIN) {
             vcpu_take_kick();
@@ -218,18 +241,7 @@ static void vcpu_run_once(struct vcpu *vcpu)
         }
         return;
     }
-#ifdef UMBRA_EXIT_ACCOUNTING
-    start = exit_clock();
-    vcpu->detail.kind = EXIT_KEY_NONE;
-#endif
-    verdict = vcpu_handle_exit(vcpu);
-#ifdef UMBRA_EXIT_ACCOUNTING
-    exit_stats_count(vcpu->stats, vcpu->run->exit_reason, &vcpu->detail, start,
-                     exit_clock());
-#endif
-    if (verdict == VCPU_ENDED) {
-        vcpu_set_close(vcpu->set);
-    }
+    vcpu_take_exit(vcpu);
 }
 
 static void *vcpu_main(void *context)

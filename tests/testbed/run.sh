@@ -13,6 +13,11 @@ testbed=$here/../../scripts/testbed
 for tool in qemu-system-x86_64 cpio busybox; do
     command -v $tool >/dev/null || { echo "SKIP: $tool is missing (scripts/deps testbed)"; exit 77; }
 done
+# "# when: no-kvm": what a host with a KVM of its own runs on that.
+if grep -q '^# when: no-kvm' "$group" && "$here/../guard" --kvm 10 true >/dev/null; then
+    echo "SKIP: these run on this host's own KVM"
+    exit 77
+fi
 kernels=$("$testbed" kernels) || { echo "SKIP: no kernels for the testbed (see above)"; exit 77; }
 
 work=$(mktemp -d)
