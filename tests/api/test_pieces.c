@@ -54,6 +54,7 @@ static void port_write(void *context, uint64_t offset, unsigned width, uint64_t 
     seen.byte = (seen.byte + 1) % 8;
 }
 
+/* The guest has begun, and is paused. */
 static struct umbra_vm *start(void)
 {
     const struct umbra_device mmio = { .size = sizeof(mmio),
@@ -76,11 +77,12 @@ static struct umbra_vm *start(void)
     assert_ok(umbra_device_add(vm, &port, &error));
     assert_ok(umbra_vm_start(vm, &error));
     assert_ok(umbra_console_expect(vm, 0, "ready", 0, 60000, NULL, &error));
+    assert_ok(umbra_vm_pause(vm, &error));
     return vm;
 }
 
 /* The VM stands still: everything that was begun has come. */
-static void assert_whole(struct umbra_vm *vm)
+static void assert_whole(void)
 {
     assert_int_equal(seen.holes, 0);
     assert_int_equal(seen.half, 0);
@@ -92,7 +94,6 @@ static void finish(struct umbra_vm *vm)
     struct umbra_outcome outcome = { .size = sizeof(outcome) };
     struct umbra_error error;
 
-    assert_true(seen.rounds > 0 && seen.reads > 0);
     assert_ok(umbra_vm_stop(vm, NULL, &error));
     assert_ok(umbra_vm_wait(vm, 60000, &outcome, &error));
     assert_int_equal(outcome.kind,
@@ -105,10 +106,11 @@ static void test_pause(void **state)
     struct umbra_vm *vm = start();
     struct umbra_error error;
 
-    for (unsigned i = 0; i < ROUNDS; i++) {
-        assert_ok(umbra_vm_pause(vm, &error));
-        assert_whole(vm);
+    /* As often as that, and as long as it takes for the guest to get around. */
+    for (unsigned i = 0; i < ROUNDS || seen.rounds == 0; i++) {
         assert_ok(umbra_vm_resume(vm, &error));
+        assert_ok(umbra_vm_pause(vm, &error));
+        assert_whole();
     }
     finish(vm);
 }
@@ -118,14 +120,16 @@ static void test_report(void **state)
     struct umbra_vm *vm = start();
     struct umbra_error error;
 
-    for (unsigned i = 0; i < ROUNDS / 4; i++) {
-        char *report = umbra_vm_report(vm, &error);
+    for (unsigned i = 0; i < ROUNDS / 4 || seen.rounds == 0; i++) {
+        char *report;
 
+        assert_ok(umbra_vm_resume(vm, &error));
+        report = umbra_vm_report(vm, &error);
         assert_non_null(report);
         free(report);
+        assert_ok(umbra_vm_pause(vm, &error));
+        assert_whole();
     }
-    assert_ok(umbra_vm_pause(vm, &error));
-    assert_whole(vm);
     finish(vm);
 }
 
@@ -136,11 +140,10 @@ static void test_step(void **state)
     struct umbra_error error;
     uint64_t before;
 
-    assert_ok(umbra_vm_pause(vm, &error));
     before = seen.rounds;
     for (unsigned i = 0; i < ROUNDS && seen.rounds < before + 2; i++) {
         assert_ok(umbra_vm_step(vm, 0, &stop, &error));
-        assert_whole(vm);
+        assert_whole();
     }
     assert_true(seen.rounds >= before + 2);
     finish(vm);
