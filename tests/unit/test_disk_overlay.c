@@ -265,6 +265,71 @@ static void test_overlay_refused(void **state)
     bench_remove(&b);
 }
 
+/* A file that lost its end, and bits for blocks behind the disk's. */
+static void test_overlay_cut_off(void **state)
+{
+    const uint64_t bit = UINT64_C(1) << 63;
+    struct umbra_error error;
+    struct bench b;
+    struct stat st;
+    int fd;
+
+    bench_dir(&b);
+    assert_int_equal(open_overlay(&b, true, &error), 0);
+    disk_destroy(b.disk);
+    assert_int_equal(stat(b.overlay, &st), 0);
+    assert_int_equal(truncate(b.overlay, st.st_size - 1), 0);
+    assert_int_equal(open_overlay(&b, true, &error), -EINVAL);
+    assert_non_null(strstr(error.message, "cut off"));
+    assert_int_equal(truncate(b.overlay, st.st_size), 0);
+    fd = open(b.overlay, O_WRONLY);
+    assert_int_equal(pwrite(fd, &bit, 8, 4096 + 4096 - 8),
+                     8); /* the bitmap's first page */
+    close(fd);
+    assert_int_equal(open_overlay(&b, true, &error), -EUCLEAN);
+    assert_non_null(strstr(error.message, "behind the disk's end"));
+    bench_remove(&b);
+}
+
+/* Opens the overlay as soon as its predecessor lets go of it. */
+static void *successor(void *context)
+{
+    struct umbra_error error;
+    int ret;
+
+    do { /* who waits too long is told so */
+        ret = open_overlay(context, true, &error);
+    } while (ret == -EBUSY);
+    assert_int_equal(ret, 0);
+    return NULL;
+}
+
+/* What one VM flushed while the next waited for its overlay is there for that one. */
+static void test_overlay_successor(void **state)
+{
+    uint8_t block[4096], bytes[4096];
+    struct umbra_error error;
+    pthread_t thread;
+    struct bench b, next;
+
+    bench_dir(&b);
+    assert_int_equal(open_overlay(&b, true, &error), 0);
+    bench_start(&b);
+    next = b;
+    pthread_create(&thread, NULL, successor, &next);
+    usleep(50000); /* it waits by now, or sees less of what could go wrong */
+    memset(block, 0x5a, sizeof(block));
+    assert_int_equal(once(&b, DISK_WRITE, 5 * 4096, sizeof(block), block), 0);
+    assert_int_equal(once(&b, DISK_FLUSH, 0, 0, NULL), 0);
+    bench_stop(&b);
+    pthread_join(thread, NULL);
+    bench_start(&next);
+    assert_int_equal(once(&next, DISK_READ, 5 * 4096, sizeof(bytes), bytes), 0);
+    assert_memory_equal(bytes, block, sizeof(block));
+    bench_stop(&next);
+    bench_remove(&b);
+}
+
 /*
  * What a flush promises, and in which order: the bitmap is written when the data that it
  * speaks of is durable, and is durable itself in the end. So with the header of a disk that
@@ -471,8 +536,8 @@ static void test_overlay_hostile(void **state)
         { 32, UINT64_MAX - MIB + 1, "does not fit" },
         { 48, SIZE / 2, "another size" },
         { 48, UINT64_MAX, "another size" },
-        { 16, SIZE + 512, NULL },
-        { 16, UINT64_C(1) << 40, NULL },
+        { 16, SIZE + 512, "cut off" }, /* the file comes before the header */
+        { 16, UINT64_C(1) << 40, "cut off" },
         { 48, SIZE, NULL },
     };
     struct umbra_error error;
@@ -516,10 +581,16 @@ static void test_overlay_hostile(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_overlay),         cmocka_unit_test(test_overlay_shared),
-        cmocka_unit_test(test_overlay_kept),    cmocka_unit_test(test_overlay_killed),
-        cmocka_unit_test(test_overlay_refused), cmocka_unit_test(test_overlay_grows),
-        cmocka_unit_test(test_overlay_order),   cmocka_unit_test(test_overlay_grows_busy),
+        cmocka_unit_test(test_overlay),
+        cmocka_unit_test(test_overlay_shared),
+        cmocka_unit_test(test_overlay_kept),
+        cmocka_unit_test(test_overlay_killed),
+        cmocka_unit_test(test_overlay_refused),
+        cmocka_unit_test(test_overlay_cut_off),
+        cmocka_unit_test(test_overlay_successor),
+        cmocka_unit_test(test_overlay_grows),
+        cmocka_unit_test(test_overlay_order),
+        cmocka_unit_test(test_overlay_grows_busy),
         cmocka_unit_test(test_overlay_hostile),
     };
 

@@ -31,23 +31,20 @@ static bool fd_in_memory(int fd)
  * description locks, so that two disks of one process count too. File systems without
  * locks are let through.
  */
-static int file_lock(struct disk_file *file, struct umbra_error *error)
+int disk_file_lock(int fd, const char *path, bool readonly, struct umbra_error *error)
 {
-    struct flock lock = { .l_type = file->disk.readonly ? F_RDLCK : F_WRLCK,
-                          .l_whence = SEEK_SET };
+    struct flock lock = { .l_type = readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET };
 
     /* A process that was killed lets go of its files a little later than it dies. */
     for (unsigned i = 0; i < LOCK_TRIES; i++) {
-        if (fcntl(file->fd, F_OFD_SETLK, &lock) == 0 ||
-            (errno != EAGAIN && errno != EACCES)) {
+        if (fcntl(fd, F_OFD_SETLK, &lock) == 0 || (errno != EAGAIN && errno != EACCES)) {
             return 0;
         }
         usleep(LOCK_PAUSE_US);
     }
-    return error_set(
-        error, UMBRA_ERROR_CONFIG, EBUSY, "disk %s is in use by another VM or disk%s",
-        file->path,
-        file->disk.readonly ? "" : " (share it read-only, or put an overlay over it)");
+    return error_set(error, UMBRA_ERROR_CONFIG, EBUSY,
+                     "disk %s is in use by another VM or disk%s", path,
+                     readonly ? "" : " (share it read-only, or put an overlay over it)");
 }
 
 static unsigned file_direct_alignment(struct disk_file *file)
@@ -129,7 +126,7 @@ static int file_open_fd(struct disk_file *file, const struct disk_file_options *
         return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
                          "disk %s is neither a file nor a block device", file->path);
     }
-    return file_lock(file, error);
+    return disk_file_lock(file->fd, file->path, file->disk.readonly, error);
 }
 
 int disk_file_open(const struct disk_file_options *options, const struct log *log,
@@ -198,7 +195,7 @@ int disk_file_adopt(int fd, const char *name, const struct log *log, struct disk
                                 .can_write_zeroes = true };
     file->disk.name = file->path = strdup(name);
     if (file->path != NULL) {
-        ret = file_lock(file, error);
+        ret = 0;
     } else {
         error_errno(error, UMBRA_ERROR_INTERNAL, ENOMEM, "open %s", name);
     }

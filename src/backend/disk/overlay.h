@@ -82,7 +82,10 @@ int overlay_flush(struct disk_overlay *overlay, struct disk_queue *store,
 /* A clean end keeps what was not flushed, too. */
 void overlay_keep(struct disk_overlay *overlay);
 
-/* file_open.c: use @fd, which is taken over, also on failure. */
+/* file_open.c: lock a whole image, before anything that it says is believed. EBUSY when
+ * another VM or disk has it. */
+int disk_file_lock(int fd, const char *path, bool readonly, struct umbra_error *error);
+/* Use @fd, which is locked and taken over, also on failure. */
 int disk_file_adopt(int fd, const char *name, const struct log *log, struct disk **disk,
                     struct umbra_error *error);
 int disk_file_fd(struct disk *disk);

@@ -2,10 +2,13 @@
 /* The overlay's map of blocks, and the file format that keeps it (docs/disks.md). */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -151,7 +154,21 @@ static void header_make(const struct disk_overlay *overlay, uint64_t size,
     store_le32(header + HEADER_CRC, header_crc(header));
 }
 
-/* A new overlay appears under its name only when it is whole. */
+/* A name is durable when its folder is. */
+static int sync_folder(const char *path)
+{
+    char *copy = strdup(path);
+    int fd = copy == NULL ? -1 : open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int ret = fd < 0 || fsync(fd) != 0 ? -errno : 0;
+
+    if (fd >= 0) {
+        close(fd);
+    }
+    free(copy);
+    return ret == -EINVAL ? 0 : ret; /* a file system that has no such thing */
+}
+
+/* A new overlay appears under its name only when it is whole, and locked. */
 static int store_create(struct disk_overlay *overlay, const char *path)
 {
     uint64_t size = atomic_load(&overlay->disk.size);
@@ -169,8 +186,14 @@ static int store_create(struct disk_overlay *overlay, const char *path)
         ret = -errno;
     }
     /* linking, not renaming: another VM may have made it meanwhile */
+    if (ret == 0 && disk_file_lock(fd, path, false, NULL) != 0) {
+        ret = -EBUSY;
+    }
     if (ret == 0 && (fsync(fd) != 0 || link(temporary, path) != 0)) {
         ret = -errno;
+    }
+    if (ret == 0) {
+        ret = sync_folder(path);
     }
     if (fd >= 0) {
         unlink(temporary);
@@ -204,12 +227,14 @@ static const char *header_fault(const struct disk_overlay *overlay, const uint8_
     return NULL;
 }
 
-/* The header of an overlay that is there already: its layout and the disk's size. */
+/* The header of an overlay that is there already: its layout and the disk's size. The file
+ * is locked. */
 static int store_check(struct disk_overlay *overlay, int fd, const char *path,
                        struct umbra_error *error)
 {
     uint8_t header[HEADER_SIZE];
     const char *wrong = NULL;
+    struct stat st;
 
     if (pread(fd, header, sizeof(header), 0) != (ssize_t)sizeof(header) ||
         memcmp(header, magic, sizeof(magic)) != 0) {
@@ -230,9 +255,19 @@ static int store_check(struct disk_overlay *overlay, int fd, const char *path,
     overlay->bitmap_offset = load_le64(header + HEADER_BITMAP);
     overlay->data_offset = load_le64(header + HEADER_DATA);
     atomic_store(&overlay->disk.size, load_le64(header + HEADER_DISK_SIZE));
+    /* The file is always made as long as the header says before the header says so. */
+    if (fstat(fd, &st) == 0 &&
+        (uint64_t)st.st_size < store_size(overlay, atomic_load(&overlay->disk.size))) {
+        return error_set(error, UMBRA_ERROR_CONFIG, EINVAL,
+                         "overlay %s of disk %s has been cut off: it has %" PRId64
+                         " bytes, its header says %" PRIu64
+                         " (get the whole file back, or remove it to start afresh)",
+                         path, overlay->base->name, (int64_t)st.st_size,
+                         store_size(overlay, atomic_load(&overlay->disk.size)));
+    }
     if (ftruncate(fd, (off_t)store_size(overlay, atomic_load(&overlay->disk.size))) !=
         0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "extend overlay %s", path);
+        return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "size overlay %s", path);
     }
     return 0;
 }
@@ -240,6 +275,8 @@ static int store_check(struct disk_overlay *overlay, int fd, const char *path,
 static int store_load_page(struct disk_overlay *overlay, int fd, uint64_t page)
 {
     atomic_ulong *words = overlay->map.present + page * (OVERLAY_PAGE / 8);
+    uint64_t size = atomic_load(&overlay->disk.size);
+    uint64_t blocks = size / OVERLAY_BLOCK + (size % OVERLAY_BLOCK != 0);
     uint8_t bytes[OVERLAY_PAGE];
     ssize_t n = pread(fd, bytes, sizeof(bytes),
                       (off_t)(overlay->bitmap_offset + page * OVERLAY_PAGE));
@@ -248,6 +285,12 @@ static int store_load_page(struct disk_overlay *overlay, int fd, uint64_t page)
         return n < 0 ? -errno : -EIO;
     }
     for (unsigned w = 0; w < OVERLAY_PAGE / 8; w++) {
+        uint64_t first = (page * (OVERLAY_PAGE / 8) + w) * 64;
+
+        if (first + 64 > blocks &&
+            load_le64(bytes + 8 * w) >> (first < blocks ? blocks - first : 0) != 0) {
+            return -EUCLEAN; /* blocks behind the disk's end */
+        }
         if (load_le64(bytes + 8 * w) != 0) { /* the rest needs no memory */
             atomic_init(&words[w], load_le64(bytes + 8 * w));
         }
@@ -258,7 +301,7 @@ static int store_load_page(struct disk_overlay *overlay, int fd, uint64_t page)
 /* Only what is no hole: the map of a large disk is mostly one. */
 static int store_load_map(struct disk_overlay *overlay, int fd)
 {
-    uint64_t pages = overlay->map.pages;
+    uint64_t pages = store_room(overlay); /* all: a disk that grows must find none set */
     int ret = 0;
 
     for (uint64_t p = 0; p < pages && ret == 0; p++) {
@@ -293,28 +336,62 @@ static int store_nameless(void)
     return memfd_create("umbra-overlay", MFD_CLOEXEC);
 }
 
+/* Open and lock what is at @path: -ENOENT, or an error that is told. */
+static int store_open_kept(const char *path, int *out, struct umbra_error *error)
+{
+    struct stat named, opened;
+
+    for (;;) {
+        int fd = open(path, O_RDWR | O_CLOEXEC), ret;
+
+        if (fd < 0) {
+            return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "open overlay %s",
+                               path);
+        }
+        ret = disk_file_lock(fd, path, false, error);
+        /* Who had it may have removed or replaced it while it was waited for. */
+        if (ret == 0 && fstat(fd, &opened) == 0 && stat(path, &named) == 0 &&
+            named.st_dev == opened.st_dev && named.st_ino == opened.st_ino) {
+            *out = fd;
+            return 0;
+        }
+        close(fd);
+        if (ret != 0) {
+            return ret;
+        }
+    }
+}
+
 static int store_open_fd(struct disk_overlay *overlay, const char *path, int *out,
                          struct umbra_error *error)
 {
-    const char *name = path != NULL ? path : "(temporary)";
     uint64_t size = atomic_load(&overlay->disk.size);
-    int fd = path == NULL ? store_nameless() : open(path, O_RDWR | O_CLOEXEC), ret = 0;
+    int fd = -1, ret;
 
     store_layout(overlay, size);
-    if (fd >= 0 && path != NULL) {
-        ret = store_check(overlay, fd, path, error);
-    } else if (fd < 0 && path != NULL && errno == ENOENT) {
-        fd = store_create(overlay, path);
-        errno = fd < 0 ? -fd : 0;
-    }
-    if (fd < 0) {
-        return error_errno(error, UMBRA_ERROR_INTERNAL, errno, "open overlay %s", name);
-    }
-    if (path == NULL && ftruncate(fd, (off_t)store_size(overlay, size)) != 0) {
-        ret = error_errno(error, UMBRA_ERROR_INTERNAL, errno, "size overlay %s", name);
+    if (path == NULL) {
+        fd = store_nameless();
+        ret =
+            fd < 0 || ftruncate(fd, (off_t)store_size(overlay, size)) != 0
+                ? error_errno(error, UMBRA_ERROR_INTERNAL, errno,
+                              "make a temporary overlay of disk %s", overlay->base->name)
+                : 0;
+    } else {
+        ret = store_open_kept(path, &fd, error);
+        if (ret == 0) {
+            ret = store_check(overlay, fd, path, error);
+        } else if (ret == -ENOENT) {
+            fd = store_create(overlay, path);
+            ret = fd < 0 ? error_errno(error, UMBRA_ERROR_INTERNAL, -fd,
+                                       "make overlay %s of disk %s", path,
+                                       overlay->base->name)
+                         : 0;
+        }
     }
     if (ret != 0) {
-        close(fd);
+        if (fd >= 0) {
+            close(fd);
+        }
         return ret;
     }
     *out = fd;
@@ -333,6 +410,13 @@ int overlay_store_open(struct disk_overlay *overlay, const char *path,
                            store_room(overlay));
     if (ret == 0 && path != NULL) {
         ret = store_load_map(overlay, fd);
+    }
+    if (ret == -EUCLEAN) {
+        close(fd);
+        return error_set(error, UMBRA_ERROR_CONFIG, EUCLEAN,
+                         "overlay %s of disk %s: its map names blocks behind the disk's "
+                         "end (remove it to start afresh)",
+                         path, overlay->base->name);
     }
     if (ret != 0) {
         close(fd);
