@@ -99,7 +99,7 @@ static void legacy_x87_load(struct insn_run *run, const uint8_t *legacy)
     bool pointers = run->engine->x87_pointers != INSN_X87_KEPT || x87_pending(legacy);
 
     memcpy(run->image, legacy, pointers ? IMAGE_MXCSR : IMAGE_FOP);
-    if (!is_wide(run)) {
+    if (pointers && !is_wide(run)) {
         memset(run->image + IMAGE_FIP + 4, 0, 4);
         memset(run->image + IMAGE_FDP + 4, 0, 4);
     }
