@@ -184,7 +184,8 @@ UMBRA_API int umbra_vm_power_button(struct umbra_vm *vm, struct umbra_error *err
 UMBRA_API int umbra_vm_stop(struct umbra_vm *vm, const char *reason,
                             struct umbra_error *error);
 
-/** Back to the state that umbra_vm_create() left; the kernel is loaded afresh. */
+/** Back to the state that umbra_vm_create() left; the kernel is loaded afresh. When that
+ * fails, say because its file has gone, a run ends with ERROR; another reset may succeed. */
 UMBRA_API int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error);
 
 /** Stop it if it runs and release everything. NULL is fine. */

@@ -260,6 +260,43 @@ static void test_device(void **state)
     assert_int_equal(seen.destroys, 3);
 }
 
+/* A reset that cannot be leaves a VM at its end, and not one that seems to run. */
+static void test_reset_fails(void **state)
+{
+    struct umbra_config *config = api_config("ends", "hang");
+    struct umbra_outcome outcome = { .size = sizeof(outcome) };
+    char path[4096], copy[] = "api-life-XXXXXX", command[4400];
+    struct umbra_error error;
+    struct umbra_vm *vm;
+    int fd = mkstemp(copy);
+
+    assert_true(fd >= 0);
+    close(fd);
+    snprintf(path, sizeof(path), "%s/ends.elf",
+             getenv("UMBRA_GUESTS") != NULL ? getenv("UMBRA_GUESTS") : ".");
+    snprintf(command, sizeof(command), "cp '%s' %s", path, copy);
+    assert_int_equal(system(command), 0);
+    api_set(config, "kernel", copy);
+    vm = api_create(config);
+    assert_ok(umbra_vm_start(vm, &error));
+    for (unsigned paused = 0; paused < 2; paused++) {
+        if (paused) {
+            assert_ok(umbra_vm_pause(vm, &error));
+        }
+        assert_int_equal(unlink(copy), 0);
+        assert_int_not_equal(umbra_vm_reset(vm, &error), 0);
+        assert_non_null(strstr(error.message, copy));
+        assert_ok(umbra_vm_wait(vm, -1, &outcome, &error));
+        assert_int_equal(outcome.kind, UMBRA_OUTCOME_ERROR);
+        assert_non_null(strstr(outcome.reason, copy));
+        assert_int_equal(system(command), 0); /* and with its file back it goes on */
+        assert_ok(umbra_vm_reset(vm, &error));
+        assert_ok(umbra_vm_start(vm, &error));
+    }
+    umbra_vm_destroy(vm);
+    unlink(copy);
+}
+
 /* Nothing about the embedder's signals changes. */
 static void test_manners(void **state)
 {
@@ -292,6 +329,7 @@ int main(void)
         cmocka_unit_test(test_pause_and_expect),
         cmocka_unit_test(test_hooks),
         cmocka_unit_test(test_device),
+        cmocka_unit_test(test_reset_fails),
         cmocka_unit_test(test_manners),
     };
 

@@ -331,36 +331,45 @@ int umbra_vm_stop(struct umbra_vm *vm, const char *reason, struct umbra_error *e
     return 0;
 }
 
+/* The machine is as after its creation: the state follows. The caller holds control. */
+static int vm_after_reset(struct umbra_vm *vm, bool running, struct umbra_error *error)
+{
+    uint64_t drained;
+
+    symbols_reset(vm);
+    pthread_mutex_lock(&vm->lock);
+    vm->pending.kind = UMBRA_OUTCOME_NONE;
+    vm->action_count = 0;
+    vm->state = running ? VM_RUNNING : VM_CREATED;
+    pthread_mutex_unlock(&vm->lock);
+    if (read(vm->event_fd, &drained, sizeof(drained)) < 0 && errno != EAGAIN) {
+        log_error(vm->machine.log, "cannot drain the eventfd: %s",
+                  strerrorname_np(errno));
+    }
+    return running ? vm_release(vm, error) : 0;
+}
+
 int umbra_vm_reset(struct umbra_vm *vm, struct umbra_error *error)
 {
+    struct umbra_error why;
     enum vm_state state;
-    uint64_t drained;
     int ret = vm_enter(vm, "umbra_vm_reset", error);
 
     if (ret != 0) {
         return ret;
     }
     state = vm_state(vm);
-    if (state == VM_CREATED) {
-        vm_leave(vm);
-        return 0;
-    }
-    vm_hold(vm);
-    faults_restart(vm->machine.faults);
-    ret = machine_reset(&vm->machine, error);
-    if (ret == 0) {
-        symbols_reset(vm);
-        pthread_mutex_lock(&vm->lock);
-        vm->pending.kind = UMBRA_OUTCOME_NONE;
-        vm->action_count = 0;
-        vm->state = state == VM_RUNNING ? VM_RUNNING : VM_CREATED;
-        pthread_mutex_unlock(&vm->lock);
-        if (read(vm->event_fd, &drained, sizeof(drained)) < 0 && errno != EAGAIN) {
-            log_error(vm->machine.log, "cannot drain the eventfd: %s",
-                      strerrorname_np(errno));
-        }
-        if (state == VM_RUNNING) {
-            ret = vm_release(vm, error);
+    if (state != VM_CREATED) {
+        vm_hold(vm);
+        faults_restart(vm->machine.faults);
+        ret = machine_reset(&vm->machine, &why);
+        if (ret == 0) {
+            ret = vm_after_reset(vm, state == VM_RUNNING, error);
+        } else {
+            vm_fail(vm, "the reset failed", &why);
+            if (error != NULL) {
+                *error = why;
+            }
         }
     }
     vm_leave(vm);

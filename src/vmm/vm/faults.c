@@ -48,13 +48,7 @@ void vm_faults_apply(struct umbra_vm *vm)
                             error.message);
             }
         }
-        if (vm_release(vm, &error) != 0) {
-            struct vm_end end = { .kind = UMBRA_OUTCOME_ERROR, .vcpu = UINT32_MAX };
-
-            snprintf(end.reason, sizeof(end.reason), "after a planned fault: %.400s",
-                     error.message);
-            vm_report_end(vm, &end);
-        }
+        vm_release(vm, NULL); /* or the run ends */
     }
     pthread_mutex_unlock(&vm->control);
 }

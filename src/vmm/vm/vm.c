@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 
 #include "base/error.h"
 #include "base/util.h"
@@ -46,13 +47,27 @@ void vm_open_gate(struct umbra_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
+void vm_fail(struct umbra_vm *vm, const char *what, const struct umbra_error *error)
+{
+    struct vm_end end = { .kind = UMBRA_OUTCOME_ERROR, .vcpu = UINT32_MAX };
+
+    snprintf(end.reason, sizeof(end.reason), "%s: %.400s", what, error->message);
+    vm_report_end(vm, &end);
+}
+
 int vm_release(struct umbra_vm *vm, struct umbra_error *error)
 {
-    int ret = machine_resume_devices(&vm->machine, error);
+    struct umbra_error why;
+    int ret = machine_resume_devices(&vm->machine, &why);
 
     if (ret == 0) {
         vm->devices_paused = false;
         vm_open_gate(vm);
+        return 0;
+    }
+    vm_fail(vm, "the devices cannot go on", &why);
+    if (error != NULL) {
+        *error = why;
     }
     return ret;
 }

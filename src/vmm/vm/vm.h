@@ -107,7 +107,12 @@ int vm_start_held(struct umbra_vm *vm, enum vm_state next, const char *call,
 /* From CREATED to PAUSED: everything is started and stands at the first instruction. */
 int vm_start_paused(struct umbra_vm *vm, struct umbra_error *error);
 
-/* Hold every vCPU and device, and let them go again. The caller holds control. */
+/* What was asked for failed half way, as @error says: the run ends with that, so that nobody
+ * waits for a VM that stands still. */
+void vm_fail(struct umbra_vm *vm, const char *what, const struct umbra_error *error);
+
+/* Hold every vCPU and device, and let them go again; where they cannot, the run ends. The
+ * caller holds control. */
 void vm_hold(struct umbra_vm *vm);
 int vm_release(struct umbra_vm *vm, struct umbra_error *error);
 
